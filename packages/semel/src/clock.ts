@@ -1,0 +1,22 @@
+// Time as the engine and the memory store see it, injectable so that tests can move it.
+
+/** A monotonic clock with timers. */
+export interface Clock {
+  /** Milliseconds since the Unix epoch at start, then monotonic: never set back by the system. */
+  now(): number;
+  /** Runs the callback after a delay; never keeps the process alive (EN-14). Returns its cancel. */
+  schedule(delayMs: number, callback: () => void): () => void;
+}
+
+/** `setTimeout` fires at once for longer delays than this (Node's documented limit). */
+const TIMER_MS_MAX = 2 ** 31 - 1;
+
+/** The process's own monotonic clock. */
+export const systemClock: Clock = {
+  now: () => performance.timeOrigin + performance.now(),
+  schedule(delayMs, callback) {
+    const timer = setTimeout(callback, Math.min(delayMs, TIMER_MS_MAX));
+    timer.unref?.();
+    return () => clearTimeout(timer);
+  },
+};

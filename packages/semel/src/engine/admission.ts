@@ -1,0 +1,380 @@
+// How a request is let in: by a result that this process knows, by an attempt that runs in it, or by
+// asking the store. Duplicates in one process meet here and cost the store nothing.
+
+import { Closed, isSemelError, StoreUnavailable } from "../errors.ts";
+import { publish } from "../events.ts";
+import { isComparable } from "../fingerprint.ts";
+import { backoffMs, bounded, pause } from "../retry.ts";
+import type { BeginAnswer, Claim, RecordId, StoredRecord } from "../store.ts";
+import { Attempt, type AttemptEnd, type AttemptHost, type Settlement } from "./attempt.ts";
+import { open, type ResultKind, type StoredResult } from "./envelope.ts";
+import type { Heartbeat } from "./heartbeat.ts";
+import type { Policy } from "./policy.ts";
+import type { CachedResult, ResultCache } from "./result-cache.ts";
+
+/** A request to run an operation, checked and resolved. */
+export interface OperationRequest {
+  id: RecordId;
+  key: string;
+  scope: string;
+  fingerprint: string;
+  policy: Policy;
+  /** The kind of result that the caller can make use of. */
+  resultKind: ResultKind;
+  /** When the request was first sent, in milliseconds since the Unix epoch, if it says so. */
+  sentAt?: number | undefined;
+  /** Ends waiting, never an attempt that has begun (SM-23). */
+  signal?: AbortSignal | undefined;
+}
+
+/** What a request is answered with. */
+export type Admission =
+  /** Run the handler, then settle the attempt. `probe`: find out first whether it was applied. */
+  | { kind: "run"; attempt: Attempt; probe: boolean }
+  | { kind: "replay"; attempt: number; result: StoredResult; expiresInMs: number }
+  | { kind: "busy"; retryAfterMs: number }
+  | { kind: "mismatch" }
+  | { kind: "held"; reason: string }
+  | { kind: "void" }
+  | { kind: "late" };
+
+/** An operation that is being admitted or executed in this process. */
+interface Flight {
+  fingerprint: string;
+  /** The answer to the first request; never rejects. */
+  begun: Promise<Admission | SemelFailure>;
+  /** Resolves when the operation no longer runs here. */
+  ended: Promise<void>;
+  end(): void;
+}
+
+interface SemelFailure {
+  kind: "failed";
+  error: Error;
+}
+
+export interface AdmissionHost extends AttemptHost {
+  readonly cache: ResultCache;
+  readonly heartbeat: Heartbeat;
+  /** A fresh owner nonce: 16 random bytes in hexadecimal. */
+  nonce(): string;
+  /** How long the store may take to answer `begin`, in milliseconds. */
+  readonly storeTimeoutMs: number;
+}
+
+const BEGIN_TRIES = 2;
+const BEGIN_BACKOFF = { baseMs: 50, capMs: 50 };
+const WAIT_BACKOFF = { baseMs: 20, capMs: 500 };
+/** How often a claim whose reply was lost is looked for, to give it back. */
+const ABANDON_TRIES = 8;
+const ABANDON_BACKOFF = { baseMs: 250, capMs: 5_000 };
+
+export class Admissions {
+  readonly #host: AdmissionHost;
+  readonly #flights = new Map<RecordId, Flight>();
+  #idle: (() => void) | undefined;
+  #closed = false;
+
+  constructor(host: AdmissionHost) {
+    this.#host = host;
+  }
+
+  /** Operations that run in this process. */
+  get running(): number {
+    return this.#flights.size;
+  }
+
+  /** Lets nobody in any more. */
+  close(): void {
+    this.#closed = true;
+  }
+
+  /** Resolves when nothing runs in this process. */
+  idle(): Promise<void> {
+    if (this.#flights.size === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#idle = resolve;
+    });
+  }
+
+  /** An attempt has ended: what waits for it looks again. */
+  ended(attempt: Attempt, end: AttemptEnd | undefined, settlement: Settlement): void {
+    const { id } = attempt.token;
+    this.#host.heartbeat.remove(attempt);
+    if (end?.kind === "complete" && settlement.kind === "settled" && settlement.expiresInMs) {
+      this.#remember(id, attempt.fingerprint, attempt.attempt, end.result, settlement.expiresInMs);
+    }
+    this.#land(id);
+  }
+
+  /**
+   * Admits a request, waiting for a running attempt as long as its policy says (EN-3). Nobody who
+   * waited acquires without a fresh `begin`.
+   */
+  async admit(request: OperationRequest): Promise<Admission> {
+    const { clock } = this.#host;
+    const deadline = clock.now() + request.policy.waitMs;
+    for (let tries = 0; ; tries++) {
+      request.signal?.throwIfAborted();
+      const admission = await this.#admitOnce(request);
+      if (admission.kind !== "busy") return admission;
+      const remainingMs = deadline - clock.now();
+      if (remainingMs <= 0) return admission;
+      const flight = this.#flights.get(request.id);
+      const delayMs = flight
+        ? remainingMs
+        : 5 + backoffMs(WAIT_BACKOFF, tries, () => this.#host.random());
+      await pause(clock, Math.min(remainingMs, delayMs), request.signal, flight?.ended);
+    }
+  }
+
+  /**
+   * What became of an operation after an attempt of this process was superseded: looked at, never
+   * claimed, because the caller's own attempt already ran.
+   */
+  async follow(
+    record: StoredRecord | undefined,
+    request: OperationRequest,
+  ): Promise<Admission | undefined> {
+    const { store, clock, completionRetryMs } = this.#host;
+    const deadline = clock.now() + Math.max(request.policy.waitMs, completionRetryMs);
+    let found = record;
+    for (let tries = 0; ; tries++) {
+      const admission = found && (await this.#view(found, request));
+      if (admission?.kind !== "busy" || clock.now() >= deadline) return admission;
+      await pause(clock, 5 + backoffMs(WAIT_BACKOFF, tries, () => this.#host.random()));
+      found = await store.read(request.id);
+    }
+  }
+
+  async #view(record: StoredRecord, request: OperationRequest): Promise<Admission | undefined> {
+    switch (record.state) {
+      case "completed": {
+        const { attempt, expiresInMs } = record;
+        const result = await open(record.result!);
+        return isUsable(result, request)
+          ? { kind: "replay", attempt, result, expiresInMs: expiresInMs ?? 0 }
+          : undefined;
+      }
+      case "running":
+        return { kind: "busy", retryAfterMs: Math.max(0, record.leaseRemainingMs ?? 0) };
+      case "held":
+        return { kind: "held", reason: record.reason ?? "unknown" };
+      case "void":
+        return { kind: "void" };
+      case "open":
+        return undefined;
+    }
+  }
+
+  async #admitOnce(request: OperationRequest): Promise<Admission> {
+    const { cache, clock } = this.#host;
+    const cached = cache.get(request.id, clock.now());
+    if (cached) {
+      const admission = this.#replayCached(request, cached);
+      this.#publish(request, admission, true);
+      return admission;
+    }
+    const flight = this.#flights.get(request.id);
+    const answer = flight ? await this.#join(request, flight) : await this.#lead(request);
+    if (answer.kind === "failed") throw answer.error;
+    this.#publish(request, answer, flight !== undefined);
+    return answer;
+  }
+
+  /** A duplicate of what this process is doing right now (EN-3). */
+  async #join(request: OperationRequest, flight: Flight): Promise<Admission | SemelFailure> {
+    if (differs(request.fingerprint, flight.fingerprint)) return { kind: "mismatch" };
+    const begun = await flight.begun;
+    if (begun.kind === "run") return { kind: "busy", retryAfterMs: request.policy.leaseMs };
+    if (begun.kind === "replay" && !isUsable(begun.result, request)) return { kind: "mismatch" };
+    return begun;
+  }
+
+  /** The first request here: the one that asks the store. */
+  async #lead(request: OperationRequest): Promise<Admission | SemelFailure> {
+    if (this.#closed) return { kind: "failed", error: new Closed() };
+    let end = () => {};
+    const ended = new Promise<void>((resolve) => {
+      end = resolve;
+    });
+    const begun = this.#begin(request).catch(
+      (error: unknown): SemelFailure => ({ kind: "failed", error: asStoreError(error) }),
+    );
+    this.#flights.set(request.id, { fingerprint: request.fingerprint, begun, ended, end });
+    const admission = await begun;
+    if (admission.kind !== "run") this.#land(request.id);
+    return admission;
+  }
+
+  #land(id: RecordId): void {
+    const flight = this.#flights.get(id);
+    this.#flights.delete(id);
+    flight?.end();
+    if (this.#flights.size === 0) this.#idle?.();
+  }
+
+  async #begin(request: OperationRequest): Promise<Admission> {
+    const claim = this.#claim(request);
+    const answer = await this.#ask(claim);
+    if (answer.kind === "mismatch" && !isComparable(answer.fingerprint, request.fingerprint)) {
+      // Made by another algorithm, before or after a deploy: the key alone decides.
+      return this.#admission(
+        request,
+        await this.#ask({ ...claim, fingerprint: answer.fingerprint }),
+        claim,
+      );
+    }
+    return this.#admission(request, answer, claim);
+  }
+
+  async #admission(
+    request: OperationRequest,
+    answer: BeginAnswer,
+    claim: Claim,
+  ): Promise<Admission> {
+    switch (answer.kind) {
+      case "acquired": {
+        const { id, owner } = claim;
+        const attempt = new Attempt(this.#host, request, { id, attempt: answer.attempt, owner });
+        this.#host.heartbeat.add(attempt);
+        return { kind: "run", attempt, probe: answer.probe };
+      }
+      case "done": {
+        const result = await open(answer.result);
+        if (!isUsable(result, request)) return { kind: "mismatch" };
+        this.#remember(request.id, claim.fingerprint, answer.attempt, result, answer.expiresInMs);
+        return { kind: "replay", attempt: answer.attempt, result, expiresInMs: answer.expiresInMs };
+      }
+      case "busy":
+        return { kind: "busy", retryAfterMs: answer.leaseRemainingMs };
+      case "held":
+        return { kind: "held", reason: answer.reason };
+      default:
+        return { kind: answer.kind };
+    }
+  }
+
+  #claim(request: OperationRequest): Claim {
+    const { id, scope, key, fingerprint, policy, sentAt } = request;
+    const { leaseMs, onCrash, attemptsMax, lapsedRetentionMs, heldRetentionMs, lateAfterMs } =
+      policy;
+    return {
+      id,
+      scope,
+      key,
+      fingerprint,
+      owner: this.#host.nonce(),
+      leaseMs,
+      onCrash,
+      attemptsMax,
+      lapsedRetentionMs,
+      heldRetentionMs,
+      ...(sentAt !== undefined &&
+        lateAfterMs !== undefined && { refuseLate: { sentAt, ageMaxMs: lateAfterMs } }),
+    };
+  }
+
+  /** Asks within a bounded time. A lost reply is asked for again with the same owner (SM-16). */
+  async #ask(claim: Claim): Promise<BeginAnswer> {
+    const { store, clock, storeTimeoutMs } = this.#host;
+    const deadline = clock.now() + storeTimeoutMs;
+    for (let tries = 1; ; tries++) {
+      const asked = store.begin(claim);
+      try {
+        return await bounded(clock, asked, Math.max(1, deadline - clock.now()), lateAnswer);
+      } catch (error) {
+        const delayMs = backoffMs(BEGIN_BACKOFF, tries, () => this.#host.random());
+        const isTransient = error instanceof StoreUnavailable || !isSemelError(error);
+        if (isTransient && tries < BEGIN_TRIES && clock.now() + delayMs < deadline) {
+          await pause(clock, delayMs);
+          continue;
+        }
+        if (isTransient) void this.#abandon(claim, asked);
+        throw error;
+      }
+    }
+  }
+
+  /**
+   * The store did not answer in time, so nothing runs here. If it claimed all the same, that claim
+   * is given back: that nothing ran is certain, because it would have run in this process.
+   */
+  async #abandon(claim: Claim, asked: Promise<unknown>): Promise<void> {
+    const { store, clock } = this.#host;
+    const { id, owner } = claim;
+    await asked.catch(() => {});
+    for (let tries = 0; tries < ABANDON_TRIES; tries++) {
+      try {
+        const record = await store.read(id);
+        if (record?.state !== "running" || record.owner !== owner) return;
+        const { attempt } = record;
+        const retentionMs = claim.lapsedRetentionMs ?? claim.leaseMs;
+        await store.settle({ kind: "release", id, attempt, owner, retentionMs });
+        return;
+      } catch (error) {
+        publish(() => ({ type: "background-failure", during: "abandon", error }));
+        await pause(
+          clock,
+          backoffMs(ABANDON_BACKOFF, tries, () => this.#host.random()),
+        );
+      }
+    }
+  }
+
+  #remember(
+    id: RecordId,
+    fingerprint: string,
+    attempt: number,
+    result: StoredResult,
+    expiresInMs: number,
+  ): void {
+    const now = this.#host.clock.now();
+    const expiresAt = now + expiresInMs;
+    this.#host.cache.set(id, { fingerprint, attempt, result, expiresAt }, now);
+  }
+
+  #replayCached(request: OperationRequest, cached: CachedResult): Admission {
+    if (differs(request.fingerprint, cached.fingerprint)) return { kind: "mismatch" };
+    const { attempt, result } = cached;
+    if (!isUsable(result, request)) return { kind: "mismatch" };
+    return {
+      kind: "replay",
+      attempt,
+      result,
+      expiresInMs: cached.expiresAt - this.#host.clock.now(),
+    };
+  }
+
+  #publish(request: OperationRequest, admission: Admission, cached: boolean): void {
+    publish(() => ({
+      type: "admitted",
+      id: request.id,
+      admission: admission.kind,
+      cached,
+      ...("attempt" in admission && {
+        attempt:
+          typeof admission.attempt === "number" ? admission.attempt : admission.attempt.attempt,
+      }),
+    }));
+  }
+}
+
+/** Another payload under the same key. Fingerprints of different algorithms say nothing. */
+function differs(one: string, other: string): boolean {
+  return one !== other && isComparable(one, other);
+}
+
+/** A key that was used for another kind of operation altogether is reused like any other. */
+function isUsable(result: StoredResult, request: OperationRequest): boolean {
+  return result.kind === request.resultKind || result.kind === "failure";
+}
+
+function lateAnswer(): Error {
+  return new StoreUnavailable("The store did not answer in time; nothing ran");
+}
+
+function asStoreError(error: unknown): Error {
+  if (isSemelError(error)) return error;
+  return new StoreUnavailable("The store failed; nothing ran", { cause: error });
+}

@@ -1,0 +1,69 @@
+// Collects expired records in paced batches (ST-9). Many processes may do so at once.
+
+import type { Clock } from "../clock.ts";
+import { publish } from "../events.ts";
+import { pause } from "../retry.ts";
+import type { Store } from "../store.ts";
+
+export interface SweeperSettings {
+  everyMs: number;
+  batch: number;
+}
+
+/** Between two full batches, so that foreground work comes first. */
+const PAUSE_MS = 50;
+
+export class Sweeper {
+  readonly #store: Store;
+  readonly #clock: Clock;
+  readonly #random: () => number;
+  readonly #settings: SweeperSettings | undefined;
+  #cancel: (() => void) | undefined;
+  #stopped = false;
+
+  constructor(
+    store: Store,
+    clock: Clock,
+    random: () => number,
+    settings: SweeperSettings | undefined,
+  ) {
+    this.#store = store;
+    this.#clock = clock;
+    this.#random = random;
+    this.#settings = settings;
+  }
+
+  /** Begins on the first operation: a process that never uses Semel never asks the store. */
+  start(): void {
+    if (this.#cancel || this.#stopped || !this.#settings) return;
+    // Spread out, so that processes that started together do not sweep together.
+    const delayMs = this.#settings.everyMs * (0.5 + this.#random());
+    this.#cancel = this.#clock.schedule(delayMs, () => void this.#round(this.#settings!.batch));
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#cancel?.();
+  }
+
+  async #round(batch: number): Promise<void> {
+    try {
+      await this.purge(batch, () => !this.#stopped);
+    } catch (error) {
+      publish(() => ({ type: "background-failure", during: "sweep", error }));
+    }
+    this.#cancel = undefined;
+    this.start();
+  }
+
+  /** Removes everything that has expired, batch by batch. */
+  async purge(batch: number, proceed: (removed: number) => boolean): Promise<number> {
+    let removed = 0;
+    for (;;) {
+      const swept = await this.#store.sweep(batch);
+      removed += swept;
+      if (swept < batch || !proceed(removed)) return removed;
+      await pause(this.#clock, PAUSE_MS);
+    }
+  }
+}

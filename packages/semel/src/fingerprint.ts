@@ -1,0 +1,166 @@
+// Digests of payloads: the same key with another fingerprint is a misuse (SM-2). The label in front
+// names the algorithm and the selection, so that a deploy that changes either never turns an honest
+// retry into a mismatch.
+
+import { hash } from "node:crypto";
+import canonicalize from "canonicalize";
+import { InvalidOption, PayloadInvalid } from "./errors.ts";
+
+/**
+ * What of a payload counts.
+ *
+ * - `include` or `exclude`: JSON Pointers (RFC 6901) of the parts that count, or that do not.
+ * - a function: what it returns counts instead of the payload.
+ */
+export type FingerprintSelection<Payload = unknown> =
+  | { include: readonly string[] }
+  | { exclude: readonly string[] }
+  | ((payload: Payload) => unknown);
+
+/** Version of the algorithm for values: SHA-256 over the canonical JSON of RFC 8785. */
+const VALUE_ALGORITHM = "v1";
+/** Deeper payloads are refused, so that no payload can exhaust the stack. */
+const DEPTH_MAX = 200;
+
+export type Fingerprinter = (payload: unknown) => string;
+
+/**
+ * Makes the function that turns a payload into `label:digest`.
+ *
+ * @throws {InvalidOption} when the selection is not one
+ */
+export function fingerprinter(selection?: FingerprintSelection<never>): Fingerprinter {
+  if (selection === undefined) return (payload) => digest(VALUE_ALGORITHM, payload);
+  if (typeof selection === "function") {
+    const select = selection as (payload: unknown) => unknown;
+    return (payload) => digest(`${VALUE_ALGORITHM}f`, select(payload));
+  }
+  const [mode, pointers] =
+    "include" in selection ? ["include", selection.include] : ["exclude", selection.exclude];
+  const paths = parsePointers(pointers, mode);
+  const label = `${VALUE_ALGORITHM}-${hash("sha256", JSON.stringify([mode, pointers]), "hex").slice(0, 8)}`;
+  const pick = mode === "include" ? included : excluded;
+  return (payload) => digest(label, pick(payload, paths));
+}
+
+/**
+ * Whether two differing fingerprints can be told apart at all: only under one label. Across labels
+ * the key alone decides.
+ */
+export function isComparable(one: string, other: string): boolean {
+  return labelOf(one) === labelOf(other);
+}
+
+/** SHA-256 in base64url with its label in front. */
+export function labelled(label: string, data: string | Uint8Array): string {
+  return `${label}:${hash("sha256", data, "base64url")}`;
+}
+
+/**
+ * The canonical form of a value. What JSON cannot say is tagged rather than dropped, so that two
+ * different payloads never look alike.
+ *
+ * @throws {PayloadInvalid} for functions, symbols, cycles, lone surrogates, NaN and infinities
+ */
+export function canonicalForm(value: unknown): string {
+  try {
+    return canonicalize(tagged(value, 0)) ?? "";
+  } catch (error) {
+    if (error instanceof PayloadInvalid) throw error;
+    throw new PayloadInvalid(
+      `The payload has no canonical JSON form (RFC 8785): ${(error as Error).message}`,
+      { cause: error },
+    );
+  }
+}
+
+function digest(label: string, payload: unknown): string {
+  return labelled(label, canonicalForm(payload));
+}
+
+function labelOf(fingerprint: string): string {
+  return fingerprint.slice(0, fingerprint.indexOf(":"));
+}
+
+function tagged(value: unknown, depth: number): unknown {
+  if (depth > DEPTH_MAX) {
+    throw new PayloadInvalid(`The payload is nested more than ${DEPTH_MAX} deep, or cyclic`);
+  }
+  switch (typeof value) {
+    case "bigint":
+      return { $bigint: String(value) };
+    case "function":
+    case "symbol":
+      throw new PayloadInvalid(`The payload holds a ${typeof value}, which has no canonical form`);
+    case "object":
+      return value === null ? null : taggedObject(value, depth + 1);
+    default:
+      return value;
+  }
+}
+
+function taggedObject(value: object, depth: number): unknown {
+  if (Array.isArray(value)) return value.map((item) => tagged(item ?? null, depth));
+  if (value instanceof Uint8Array) return { $bytes: Buffer.from(value).toString("base64") };
+  if (value instanceof Map) {
+    return { $map: [...value].map((entry) => entry.map((item) => tagged(item, depth))) };
+  }
+  if (value instanceof Set) return { $set: [...value].map((item) => tagged(item, depth)) };
+  if ("toJSON" in value && typeof value.toJSON === "function") return tagged(value.toJSON(), depth);
+  const copy: Record<string, unknown> = Object.create(null);
+  for (const [name, item] of Object.entries(value)) {
+    if (item !== undefined) copy[name] = tagged(item, depth);
+  }
+  return copy;
+}
+
+type Path = readonly string[];
+
+function parsePointers(pointers: unknown, mode: string): Path[] {
+  if (!Array.isArray(pointers) || pointers.length === 0) {
+    throw new InvalidOption(`\`fingerprint.${mode}\` must be a non-empty list of JSON Pointers`);
+  }
+  return pointers.map((pointer: unknown) => {
+    if (typeof pointer !== "string" || !pointer.startsWith("/")) {
+      throw new InvalidOption(
+        `\`fingerprint.${mode}\` holds ${JSON.stringify(pointer)}, which is not a JSON Pointer such as "/amount" (RFC 6901)`,
+      );
+    }
+    return pointer
+      .slice(1)
+      .split("/")
+      .map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~"));
+  });
+}
+
+function included(payload: unknown, paths: readonly Path[]): unknown {
+  return paths.map((path) => {
+    let value = payload;
+    for (const part of path) value = property(value, part);
+    // Absent and null stay apart.
+    return value === undefined ? [] : [value];
+  });
+}
+
+function excluded(payload: unknown, paths: readonly Path[]): unknown {
+  let copy = payload;
+  for (const path of paths) copy = without(copy, path);
+  return copy;
+}
+
+function without(value: unknown, [part, ...rest]: Path): unknown {
+  if (part === undefined || property(value, part) === undefined) return value;
+  const copy = (Array.isArray(value) ? [...value] : { ...(value as object) }) as Record<
+    string,
+    unknown
+  >;
+  if (rest.length > 0) copy[part] = without(copy[part], rest);
+  // A hole, not a shift: what follows in an array keeps its place.
+  else copy[part] = undefined;
+  return copy;
+}
+
+function property(value: unknown, name: string): unknown {
+  if (typeof value !== "object" || value === null || !Object.hasOwn(value, name)) return undefined;
+  return (value as Record<string, unknown>)[name];
+}

@@ -1,0 +1,53 @@
+// The caller's name for an operation: its bounds, and the fixed-size id made of scope and key.
+
+import { hash } from "node:crypto";
+import { KeyInvalid, ScopeMissing } from "./errors.ts";
+import type { RecordId } from "./store.ts";
+
+export const KEY_LENGTH_MAX = 255;
+/** Long enough for any account name or token digest; keeps what stores index bounded. */
+export const SCOPE_LENGTH_MAX = 1024;
+
+const PRINTABLE_ASCII = /^[\x20-\x7e]+$/;
+
+/**
+ * Checks a key: 1 to 255 printable ASCII characters (SPEC §11).
+ *
+ * @throws {KeyInvalid}
+ */
+export function assertKey(key: unknown): asserts key is string {
+  if (typeof key !== "string") throw new KeyInvalid(`A key must be a string, got ${typeof key}`);
+  if (key.length === 0) throw new KeyInvalid("A key must not be empty");
+  if (key.length > KEY_LENGTH_MAX) {
+    throw new KeyInvalid(`A key may have ${KEY_LENGTH_MAX} characters, this one has ${key.length}`);
+  }
+  if (!PRINTABLE_ASCII.test(key)) {
+    throw new KeyInvalid("A key may contain printable ASCII characters only (0x20 to 0x7e)");
+  }
+}
+
+/**
+ * Checks a scope: a well-formed string of at most 1,024 UTF-16 units. It may be empty.
+ *
+ * @throws {ScopeMissing} when it is not a string, too long, or holds a lone surrogate (two such
+ * strings would share one UTF-8 form, and so one record)
+ */
+export function assertScope(scope: unknown): asserts scope is string {
+  if (typeof scope !== "string") {
+    throw new ScopeMissing(
+      `A scope must be a string, got ${scope === null ? "null" : typeof scope}`,
+    );
+  }
+  if (scope.length > SCOPE_LENGTH_MAX) {
+    throw new ScopeMissing(`A scope may have ${SCOPE_LENGTH_MAX} characters, got ${scope.length}`);
+  }
+  if (!scope.isWellFormed()) throw new ScopeMissing("A scope must be well-formed Unicode");
+}
+
+/**
+ * The record's id: the first 16 bytes of SHA-256 over the length-framed scope and key, in
+ * hexadecimal. Framing keeps `("a:b", "c")` and `("a", "b:c")` apart.
+ */
+export function recordId(scope: string, key: string): RecordId {
+  return hash("sha256", `${scope.length}:${scope}${key}`, "hex").slice(0, 32);
+}

@@ -1,0 +1,215 @@
+// The contract between the engine and whatever keeps its records. A store is a translation of the
+// state machine below into one atomic operation per transition; it holds no policy and never looks
+// inside fingerprints, owners or results. `docs/writing-a-store.md` walks through one.
+//
+//             begin            complete
+//   (absent) ───────► running ─────────► completed
+//                      │  ▲ │  release
+//                      │  │ └─────────► open ──begin──► running, attempt n+1
+//                 hold,│  │ begin, lease lapsed, rerun or probe
+//            lapsed +  ▼  │
+//       onCrash hold  held ──resolve──► completed | open
+//
+//   void: absent, open, held, lapsed running ──► void
+
+/**
+ * 16 bytes of SHA-256 over length-framed (scope, key), as 32 lowercase hexadecimal digits. A fixed
+ * size keeps indexes small, and no separator can be forged.
+ */
+export type RecordId = string;
+
+export type RecordState = "running" | "completed" | "held" | "open" | "void";
+
+/** What happens when a lapsed `running` record is found (SM-4). Stored with the record. */
+export type CrashPolicy = "rerun" | "hold" | "probe";
+
+/** The fencing token of an attempt, carried by every write after `begin` (SM-17). */
+export interface AttemptToken {
+  id: RecordId;
+  /** Rises while the record lives, from 1. */
+  attempt: number;
+  /** The nonce of the attempt: 32 lowercase hexadecimal digits, fresh for each `begin`. */
+  owner: string;
+}
+
+/** One request to run an operation. */
+export interface Claim {
+  id: RecordId;
+  scope: string;
+  key: string;
+  /** Label and digest of the payload, at most 128 ASCII characters; compared whole. */
+  fingerprint: string;
+  /** Chosen by the caller, so that a resent `begin` recognises its own claim (SM-16). */
+  owner: string;
+  leaseMs: number;
+  onCrash: CrashPolicy;
+  /** Takeovers of lapsed leases after which the operation is held instead (SM-23a). */
+  attemptsMax: number;
+  /** How long a lapsed record is kept after its lease; `null`: until resolved (SM-15). */
+  lapsedRetentionMs: number | null;
+  /** How long a record is kept once held; `null`: until resolved (SM-15). */
+  heldRetentionMs: number | null;
+  /**
+   * Refuses an absent record whose request was first sent too long ago (EN-11): `sentAt` is in
+   * milliseconds since the Unix epoch, and the store's clock judges.
+   */
+  refuseLate?: { sentAt: number; ageMaxMs: number };
+}
+
+/** What `begin` found, decided in one atomic step. */
+export type BeginAnswer =
+  /**
+   * The caller holds the lease. `probe` is true when the record's policy is `probe` and an attempt
+   * has crashed: the probe runs, not the handler.
+   */
+  | { kind: "acquired"; attempt: number; probe: boolean }
+  | { kind: "busy"; attempt: number; leaseRemainingMs: number }
+  | { kind: "done"; attempt: number; result: Uint8Array; expiresInMs: number }
+  | { kind: "held"; attempt: number; reason: string }
+  | { kind: "void" }
+  /** The stored fingerprint, so that the engine can tell another payload from another algorithm. */
+  | { kind: "mismatch"; fingerprint: string }
+  /** Absent, and the request is older than `refuseLate` allows. */
+  | { kind: "late" };
+
+/** The end of an attempt. */
+export type Ending = AttemptToken &
+  (
+    | { kind: "complete"; result: Uint8Array; retentionMs: number }
+    | { kind: "release"; retentionMs: number }
+    | { kind: "hold"; reason: string; retentionMs: number | null }
+  );
+
+/**
+ * `settled`: written. `stale`: the record is not running this attempt; nothing was written. A store
+ * need not recognise its own repeated write: the engine reads back.
+ */
+export type SettleAnswer = { kind: "settled" } | { kind: "stale" };
+
+export interface Renewal extends AttemptToken {
+  leaseMs: number;
+  /** As in the {@link Claim}: the record's end moves along with its lease. */
+  lapsedRetentionMs: number | null;
+}
+
+export type RenewAnswer = { kind: "renewed" } | { kind: "stale" };
+
+/** A live record, as read. Times are milliseconds since the Unix epoch by the store's clock. */
+export interface StoredRecord extends AttemptToken {
+  scope: string;
+  key: string;
+  /** Empty for a tombstone of an operation that never began. */
+  fingerprint: string;
+  state: RecordState;
+  onCrash: CrashPolicy;
+  /** Lapsed leases that were taken over. */
+  crashes: number;
+  /** Remaining lease of a `running` record; 0 or less when it lapsed. */
+  leaseRemainingMs: number | null;
+  /** Present when completed. */
+  result: Uint8Array | null;
+  /** Why it is held. */
+  reason: string | null;
+  createdAt: number;
+  /** The last change of state. */
+  updatedAt: number;
+  /** Time until the record is forgotten; `null`: kept until resolved. */
+  expiresInMs: number | null;
+}
+
+/** The decision of an administrator about a held record (SM-12). */
+export type Resolution = { id: RecordId; retentionMs: number } & (
+  | { kind: "complete"; result: Uint8Array }
+  | { kind: "open" }
+);
+
+export type ResolveAnswer =
+  | { kind: "resolved" }
+  | { kind: "absent" }
+  | { kind: "refused"; state: RecordState };
+
+/** A wish that an operation never runs (SM-13). */
+export interface VoidRequest {
+  id: RecordId;
+  scope: string;
+  key: string;
+  retentionMs: number;
+}
+
+export type VoidAnswer = { kind: "voided" } | { kind: "busy" } | { kind: "completed" };
+
+export type DeleteAnswer = { kind: "deleted" } | { kind: "absent" } | { kind: "busy" };
+
+export interface ListQuery {
+  scope?: string;
+  /** Lapsed `running` records under `hold` or `probe` count as `held`, as in {@link StoreStats}. */
+  state?: RecordState;
+  /** Only records created at least this long ago. */
+  olderThanMs?: number;
+  /** 1 to 1,000. */
+  limit: number;
+  /** Where the previous page ended; its form is the store's own. */
+  cursor?: string;
+}
+
+/** Newest first. `result` is always `null` in a listing. */
+export interface ListPage {
+  records: StoredRecord[];
+  cursor?: string;
+}
+
+export interface StoreStats {
+  /** Live records by state; lapsed ones that would become held count as `held`. */
+  states: Record<RecordState, number>;
+  /** Age of the oldest held record since it was held (or its lease lapsed); `null` when none is. */
+  oldestHeldMs: number | null;
+  /** Bytes that the records take, as well as the store can tell; `null` when it cannot. */
+  bytes: number | null;
+}
+
+/**
+ * Keeps records. Every method is one atomic operation against the store, judges leases and expiry
+ * by the store's own clock (SM-19), treats an expired record as absent, and may be called
+ * concurrently without bound. Constructors do no I/O.
+ *
+ * A method rejects with `StoreUnavailable` when the store cannot be asked (the outcome of a write
+ * is then unknown to the caller), `StoreUnusable` when an administrator has to act, `StoreFull`
+ * when nothing was written for want of room, and `RecordUnreadable` when a record is damaged or
+ * from a newer version (SM-23b).
+ */
+export interface Store {
+  /** A short name for messages, such as `"sqlite"`. */
+  readonly name: string;
+
+  /**
+   * SM-1 to SM-7, in the order: expired counts as absent; another fingerprint; the state.
+   *
+   * - The `owner` of the running attempt is `acquired` again, with a fresh lease (SM-16).
+   * - A takeover of a lapsed lease keeps the record's stored `onCrash` and adds one to `crashes`;
+   *   an `open` record takes the claim's `onCrash`.
+   * - A lapsed record turns `held` with the reason `lease-lapsed` under `hold`, and with
+   *   `attempts-exhausted` when `crashes + 1` reaches `attemptsMax`.
+   * - A tombstone without a fingerprint matches every payload.
+   */
+  begin(claim: Claim): Promise<BeginAnswer>;
+  /** SM-8 to SM-10. State, attempt and owner are tested in the very statement that writes. */
+  settle(ending: Ending): Promise<SettleAnswer>;
+  /** SM-11. A lapsed lease that nobody took may be renewed. */
+  renew(renewal: Renewal): Promise<RenewAnswer>;
+  /** The live record, or `undefined`. */
+  read(id: RecordId): Promise<StoredRecord | undefined>;
+  /**
+   * Removes at most `limit` expired records; never a live one. Cost is flat in the table's size.
+   * @returns how many were removed
+   */
+  sweep(limit: number): Promise<number>;
+
+  /** SM-12. Applies to `held` records and to lapsed ones that would become held. */
+  resolve(resolution: Resolution): Promise<ResolveAnswer>;
+  /** SM-13. Idempotent. */
+  void(request: VoidRequest): Promise<VoidAnswer>;
+  /** Forgets a record, except one that is running under a live lease. */
+  delete(id: RecordId): Promise<DeleteAnswer>;
+  list(query: ListQuery): Promise<ListPage>;
+  stats(): Promise<StoreStats>;
+}
