@@ -1,9 +1,13 @@
 import { defineConfig } from "vitest/config";
 
+// Where a machine-readable report is wanted, beside the one for people.
+const results = process.env["SEMEL_RESULTS"];
+
 export default defineConfig({
   test: {
-    include: ["packages/*/test/**/*.test.ts", "examples/**/*.test.ts"],
+    include: ["packages/*/test/**/*.test.ts", "examples/**/*.test.ts", "docs/**/*.test.ts"],
     testTimeout: 30_000,
     hookTimeout: 60_000,
+    reporters: results ? ["default", ["json", { outputFile: results }]] : ["default"],
   },
 });

@@ -15,7 +15,7 @@ import type {
   VoidAnswer,
 } from "../store.ts";
 import { open, seal } from "./envelope.ts";
-import { valueResult } from "./execution.ts";
+import { decoded, encoded } from "./execution.ts";
 import type { Policy } from "./policy.ts";
 import type { ResultCache } from "./result-cache.ts";
 import type { Sweeper } from "./sweeper.ts";
@@ -81,7 +81,7 @@ export class Administration {
     if (stored.result === null) return record;
     const result = await open(stored.result);
     if (result.kind !== "value" || result.omitted) return record;
-    return { ...record, value: this.#parts.codec.decode(result.bytes) };
+    return { ...record, value: decoded(this.#parts.codec, result) };
   }
 
   async status(name: OperationName): Promise<OperationStatus> {
@@ -110,11 +110,13 @@ export class Administration {
     assertOneOf(verdict?.outcome, ["applied", "not-applied"], "outcome");
     const { store, codec, policy, cache } = this.#parts;
     const id = idOf(name);
-    const { retentionMs } = policy;
+    const ending =
+      verdict.outcome === "applied"
+        ? { kind: "complete" as const, result: await seal(encoded(codec, verdict.value)) }
+        : { kind: "open" as const };
+    const answer = await store.resolve({ id, retentionMs: policy.retentionMs, ...ending });
     cache.delete(id);
-    if (verdict.outcome === "not-applied") return store.resolve({ id, retentionMs, kind: "open" });
-    const result = await seal(valueResult(codec.encode(verdict.value)));
-    return store.resolve({ id, retentionMs, kind: "complete", result });
+    return answer;
   }
 
   async void(name: OperationName): Promise<VoidAnswer> {
@@ -126,8 +128,9 @@ export class Administration {
 
   async delete(name: OperationName): Promise<DeleteAnswer> {
     const id = idOf(name);
+    const answer = await this.#parts.store.delete(id);
     this.#parts.cache.delete(id);
-    return this.#parts.store.delete(id);
+    return answer;
   }
 
   stats(): Promise<StoreStats> {
@@ -138,11 +141,11 @@ export class Administration {
     assertKnownOptions(options, ["batch", "onProgress", "signal"], "purge()");
     const { batch = 1_000, onProgress, signal } = options;
     assertInteger(batch, "batch", 1, 100_000);
-    return this.#parts.sweeper.purge(batch, (removed) => {
+    const proceed = (removed: number) => {
       onProgress?.(removed);
-      signal?.throwIfAborted();
       return true;
-    });
+    };
+    return this.#parts.sweeper.purge(batch, proceed, signal);
   }
 }
 

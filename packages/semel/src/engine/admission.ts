@@ -1,7 +1,8 @@
 // How a request is let in: by a result that this process knows, by an attempt that runs in it, or by
 // asking the store. Duplicates in one process meet here and cost the store nothing.
 
-import { Closed, isSemelError, StoreUnavailable } from "../errors.ts";
+import type { Clock } from "../clock.ts";
+import { Closed, isSemelError, type SemelError, StoreUnavailable } from "../errors.ts";
 import { publish } from "../events.ts";
 import { isComparable } from "../fingerprint.ts";
 import { backoffMs, bounded, pause } from "../retry.ts";
@@ -40,17 +41,20 @@ export type Admission =
 
 /** An operation that is being admitted or executed in this process. */
 interface Flight {
-  fingerprint: string;
-  /** The answer to the first request; never rejects. */
+  /** The first request: the one that asked the store. */
+  request: OperationRequest;
+  /** The answer to it; never rejects. */
   begun: Promise<Admission | SemelFailure>;
-  /** Resolves when the operation no longer runs here. */
+  /** The attempt that it was let in as. */
+  attempt: Attempt | undefined;
+  /** Resolves when it is worth looking again. */
   ended: Promise<void>;
   end(): void;
 }
 
 interface SemelFailure {
   kind: "failed";
-  error: Error;
+  error: SemelError;
 }
 
 export interface AdmissionHost extends AttemptHost {
@@ -65,14 +69,17 @@ export interface AdmissionHost extends AttemptHost {
 const BEGIN_TRIES = 2;
 const BEGIN_BACKOFF = { baseMs: 50, capMs: 50 };
 const WAIT_BACKOFF = { baseMs: 20, capMs: 500 };
-/** How often a claim whose reply was lost is looked for, to give it back. */
-const ABANDON_TRIES = 8;
-const ABANDON_BACKOFF = { baseMs: 250, capMs: 5_000 };
+/** Of its lease, what a claim may have used up when its answer arrives. */
+const LEASE_SHARE_MAX = 2 / 3;
+/** How a claim whose reply was lost is looked for, to give it back. */
+const ABANDON = { baseMs: 250, capMs: 5_000, triesMax: 20, atOnceMax: 1_000 };
 
 export class Admissions {
   readonly #host: AdmissionHost;
   readonly #flights = new Map<RecordId, Flight>();
-  #idle: (() => void) | undefined;
+  readonly #idle: (() => void)[] = [];
+  #running = 0;
+  #abandoning = 0;
   #closed = false;
 
   constructor(host: AdmissionHost) {
@@ -81,7 +88,7 @@ export class Admissions {
 
   /** Operations that run in this process. */
   get running(): number {
-    return this.#flights.size;
+    return this.#running;
   }
 
   /** Lets nobody in any more. */
@@ -91,9 +98,9 @@ export class Admissions {
 
   /** Resolves when nothing runs in this process. */
   idle(): Promise<void> {
-    if (this.#flights.size === 0) return Promise.resolve();
+    if (this.#running === 0) return Promise.resolve();
     return new Promise((resolve) => {
-      this.#idle = resolve;
+      this.#idle.push(resolve);
     });
   }
 
@@ -104,7 +111,14 @@ export class Admissions {
     if (end?.kind === "complete" && settlement.kind === "settled" && settlement.expiresInMs) {
       this.#remember(id, attempt.fingerprint, attempt.attempt, end.result, settlement.expiresInMs);
     }
-    this.#land(id);
+    this.superseded(attempt);
+    this.#leave();
+  }
+
+  /** What waits for an attempt looks again: for its outcome, or for its successor's. */
+  superseded(attempt: Attempt): void {
+    const flight = this.#flights.get(attempt.token.id);
+    if (flight?.attempt === attempt) this.#land(flight);
   }
 
   /**
@@ -130,7 +144,8 @@ export class Admissions {
 
   /**
    * What became of an operation after an attempt of this process was superseded: looked at, never
-   * claimed, because the caller's own attempt already ran.
+   * claimed, because the caller's own attempt already ran. While the store cannot be asked, what was
+   * last seen stands.
    */
   async follow(
     record: StoredRecord | undefined,
@@ -141,13 +156,21 @@ export class Admissions {
     let found = record;
     for (let tries = 0; ; tries++) {
       const admission = found && (await this.#view(found, request));
-      if (admission?.kind !== "busy" || clock.now() >= deadline) return admission;
-      await pause(clock, 5 + backoffMs(WAIT_BACKOFF, tries, () => this.#host.random()));
-      found = await store.read(request.id);
+      const remainingMs = deadline - clock.now();
+      if (admission?.kind !== "busy" || remainingMs <= 0) return admission;
+      const delayMs = 5 + backoffMs(WAIT_BACKOFF, tries, () => this.#host.random());
+      await pause(clock, Math.min(remainingMs, delayMs), request.signal);
+      try {
+        found = await bounded(clock, store.read(request.id), remainingMs, lateAnswer);
+      } catch (error) {
+        if (!isTransient(error)) throw error;
+      }
     }
   }
 
   async #view(record: StoredRecord, request: OperationRequest): Promise<Admission | undefined> {
+    // The record may be a new one, after a deletion.
+    if (differs(request.fingerprint, record.fingerprint)) return { kind: "mismatch" };
     switch (record.state) {
       case "completed": {
         const { attempt, expiresInMs } = record;
@@ -169,26 +192,36 @@ export class Admissions {
 
   async #admitOnce(request: OperationRequest): Promise<Admission> {
     const { cache, clock } = this.#host;
-    const cached = cache.get(request.id, clock.now());
-    if (cached) {
-      const admission = this.#replayCached(request, cached);
-      this.#publish(request, admission, true);
-      return admission;
+    for (;;) {
+      const cached = cache.get(request.id, clock.now());
+      if (cached) {
+        const admission = this.#replayCached(request, cached);
+        this.#publish(request, admission, true);
+        return admission;
+      }
+      const flight = this.#flights.get(request.id);
+      const answer = flight ? await this.#join(request, flight) : await this.#lead(request);
+      if (answer === undefined) continue;
+      if (answer.kind === "failed") throw answer.error;
+      this.#publish(request, answer, flight !== undefined);
+      return answer;
     }
-    const flight = this.#flights.get(request.id);
-    const answer = flight ? await this.#join(request, flight) : await this.#lead(request);
-    if (answer.kind === "failed") throw answer.error;
-    this.#publish(request, answer, flight !== undefined);
-    return answer;
   }
 
-  /** A duplicate of what this process is doing right now (EN-3). */
-  async #join(request: OperationRequest, flight: Flight): Promise<Admission | SemelFailure> {
-    if (differs(request.fingerprint, flight.fingerprint)) return { kind: "mismatch" };
+  /**
+   * A duplicate of what this process is doing right now (EN-3). `undefined`: what the first request
+   * was answered says nothing about this one, which has to ask for itself.
+   */
+  async #join(
+    request: OperationRequest,
+    flight: Flight,
+  ): Promise<Admission | SemelFailure | undefined> {
     const begun = await flight.begun;
-    if (begun.kind === "run") return { kind: "busy", retryAfterMs: request.policy.leaseMs };
-    if (begun.kind === "replay" && !isUsable(begun.result, request)) return { kind: "mismatch" };
-    return begun;
+    if (begun.kind === "run") {
+      if (differs(request.fingerprint, flight.request.fingerprint)) return { kind: "mismatch" };
+      return { kind: "busy", retryAfterMs: begun.attempt.leaseMs };
+    }
+    return begun.kind === "failed" || isSameQuestion(request, flight.request) ? begun : undefined;
   }
 
   /** The first request here: the one that asks the store. */
@@ -201,27 +234,42 @@ export class Admissions {
     const begun = this.#begin(request).catch(
       (error: unknown): SemelFailure => ({ kind: "failed", error: asStoreError(error) }),
     );
-    this.#flights.set(request.id, { fingerprint: request.fingerprint, begun, ended, end });
+    const flight: Flight = { request, begun, attempt: undefined, ended, end };
+    this.#flights.set(request.id, flight);
+    this.#running++;
     const admission = await begun;
-    if (admission.kind !== "run") this.#land(request.id);
+    if (admission.kind === "run") {
+      flight.attempt = admission.attempt;
+      // A probe first finds out about the attempt before this one, which only it can.
+      if (!this.#closed || admission.probe) return admission;
+      await admission.attempt.settle({ kind: "release" });
+      return { kind: "failed", error: new Closed() };
+    }
+    this.#land(flight);
+    this.#leave();
     return admission;
   }
 
-  #land(id: RecordId): void {
-    const flight = this.#flights.get(id);
-    this.#flights.delete(id);
-    flight?.end();
-    if (this.#flights.size === 0) this.#idle?.();
+  #land(flight: Flight): void {
+    this.#flights.delete(flight.request.id);
+    flight.end();
+  }
+
+  #leave(): void {
+    this.#running--;
+    if (this.#running > 0) return;
+    for (const resolve of this.#idle.splice(0)) resolve();
   }
 
   async #begin(request: OperationRequest): Promise<Admission> {
     const claim = this.#claim(request);
-    const answer = await this.#ask(claim);
+    const { policy } = request;
+    const answer = await this.#ask(claim, policy);
     if (answer.kind === "mismatch" && !isComparable(answer.fingerprint, request.fingerprint)) {
       // Made by another algorithm, before or after a deploy: the key alone decides.
       return this.#admission(
         request,
-        await this.#ask({ ...claim, fingerprint: answer.fingerprint }),
+        await this.#ask({ ...claim, fingerprint: answer.fingerprint }, policy),
         claim,
       );
     }
@@ -276,21 +324,32 @@ export class Admissions {
   }
 
   /** Asks within a bounded time. A lost reply is asked for again with the same owner (SM-16). */
-  async #ask(claim: Claim): Promise<BeginAnswer> {
+  async #ask(claim: Claim, { retentionMs }: Policy): Promise<BeginAnswer> {
     const { store, clock, storeTimeoutMs } = this.#host;
     const deadline = clock.now() + storeTimeoutMs;
     for (let tries = 1; ; tries++) {
-      const asked = store.begin(claim);
+      const asked = timed(clock, () => store.begin(claim));
       try {
-        return await bounded(clock, asked, Math.max(1, deadline - clock.now()), lateAnswer);
+        const { answer, tookMs } = await bounded(
+          clock,
+          asked,
+          Math.max(1, deadline - clock.now()),
+          lateAnswer,
+        );
+        if (answer.kind === "done") {
+          return { ...answer, expiresInMs: Math.max(0, answer.expiresInMs - tookMs) };
+        }
+        // The first heartbeat would come too late: by then the lease may be somebody else's.
+        if (answer.kind === "acquired" && tookMs > claim.leaseMs * LEASE_SHARE_MAX)
+          throw lateAnswer();
+        return answer;
       } catch (error) {
         const delayMs = backoffMs(BEGIN_BACKOFF, tries, () => this.#host.random());
-        const isTransient = error instanceof StoreUnavailable || !isSemelError(error);
-        if (isTransient && tries < BEGIN_TRIES && clock.now() + delayMs < deadline) {
+        if (isTransient(error) && tries < BEGIN_TRIES && clock.now() + delayMs < deadline) {
           await pause(clock, delayMs);
           continue;
         }
-        if (isTransient) void this.#abandon(claim, asked);
+        if (isTransient(error) || tries > 1) void this.#abandon(claim, asked, retentionMs);
         throw error;
       }
     }
@@ -300,26 +359,40 @@ export class Admissions {
    * The store did not answer in time, so nothing runs here. If it claimed all the same, that claim
    * is given back: that nothing ran is certain, because it would have run in this process.
    */
-  async #abandon(claim: Claim, asked: Promise<unknown>): Promise<void> {
-    const { store, clock } = this.#host;
-    const { id, owner } = claim;
-    await asked.catch(() => {});
-    for (let tries = 0; tries < ABANDON_TRIES; tries++) {
+  async #abandon(claim: Claim, asked: Promise<unknown>, retentionMs: number): Promise<void> {
+    // Too many at once to be looked after: their leases lapse.
+    if (this.#abandoning === ABANDON.atOnceMax) return;
+    this.#abandoning++;
+    const { clock } = this.#host;
+    let answered = false;
+    const answer = asked.then(noop, noop).then(() => {
+      answered = true;
+    });
+    for (let tries = 0; tries < ABANDON.triesMax; tries++) {
+      // A store that lost the connection may still be at it: one more look after its answer.
+      const isLast = answered && tries > 0;
       try {
-        const record = await store.read(id);
-        if (record?.state !== "running" || record.owner !== owner) return;
-        const { attempt } = record;
-        const retentionMs = claim.lapsedRetentionMs ?? claim.leaseMs;
-        await store.settle({ kind: "release", id, attempt, owner, retentionMs });
-        return;
+        if ((await this.#giveBack(claim, retentionMs)) || isLast) break;
       } catch (error) {
         publish(() => ({ type: "background-failure", during: "abandon", error }));
-        await pause(
-          clock,
-          backoffMs(ABANDON_BACKOFF, tries, () => this.#host.random()),
-        );
       }
+      const delayMs = backoffMs(ABANDON, tries, () => this.#host.random());
+      await pause(clock, delayMs, undefined, answered ? undefined : answer);
     }
+    this.#abandoning--;
+  }
+
+  /** Releases the claim, if the store has it. @returns whether nothing is left to do */
+  async #giveBack({ id, owner }: Claim, retentionMs: number): Promise<boolean> {
+    const { store, clock, storeTimeoutMs } = this.#host;
+    const record = await bounded(clock, store.read(id), storeTimeoutMs, lateAnswer);
+    if (record?.state !== "running" || record.owner !== owner) return false;
+    // What became of the attempt before this one is not known: its probe has to find out.
+    if (record.onCrash === "probe" && record.crashes > 0) return true;
+    const { attempt } = record;
+    const released = store.settle({ kind: "release", id, attempt, owner, retentionMs });
+    await bounded(clock, released, storeTimeoutMs, lateAnswer);
+    return true;
   }
 
   #remember(
@@ -370,11 +443,38 @@ function isUsable(result: StoredResult, request: OperationRequest): boolean {
   return result.kind === request.resultKind || result.kind === "failure";
 }
 
+/** Whether what the store answers one of them is the answer to the other as well. */
+function isSameQuestion(one: OperationRequest, other: OperationRequest): boolean {
+  return (
+    one.fingerprint === other.fingerprint &&
+    one.resultKind === other.resultKind &&
+    one.sentAt === other.sentAt &&
+    one.policy.lateAfterMs === other.policy.lateAfterMs
+  );
+}
+
+/** Asking again may help, and the store may have done what it was asked. */
+function isTransient(error: unknown): boolean {
+  return !isSemelError(error) || error.code === "store-unavailable";
+}
+
+/** How long the store took to answer. What throws at once is a rejection like any other. */
+async function timed<T>(
+  clock: Clock,
+  ask: () => Promise<T>,
+): Promise<{ answer: T; tookMs: number }> {
+  const askedAt = clock.now();
+  const answer = await ask();
+  return { answer, tookMs: clock.now() - askedAt };
+}
+
+function noop(): void {}
+
 function lateAnswer(): Error {
   return new StoreUnavailable("The store did not answer in time; nothing ran");
 }
 
-function asStoreError(error: unknown): Error {
+function asStoreError(error: unknown): SemelError {
   if (isSemelError(error)) return error;
   return new StoreUnavailable("The store failed; nothing ran", { cause: error });
 }

@@ -1,13 +1,7 @@
 // One execution of an operation's handler: its fencing token, its heartbeat, and its one end.
 
 import type { Clock } from "../clock.ts";
-import {
-  AttemptSuperseded,
-  isSemelError,
-  RecordUnreadable,
-  StoreFull,
-  StoreUnavailable,
-} from "../errors.ts";
+import { AttemptSuperseded, type ErrorCode, isSemelError, StoreUnavailable } from "../errors.ts";
 import { publish } from "../events.ts";
 import { backoffMs, bounded, pause } from "../retry.ts";
 import type { AttemptToken, Ending, RenewAnswer, Store, StoredRecord } from "../store.ts";
@@ -40,7 +34,8 @@ export type Settlement =
 
 /** How an attempt may end. */
 export type AttemptEnd =
-  | { kind: "complete"; result: StoredResult }
+  /** `remnant`: what is kept of a result that is too large to keep whole (ST-10). */
+  | { kind: "complete"; result: StoredResult; remnant?: Uint8Array }
   | { kind: "release" }
   | { kind: "hold"; reason: string };
 
@@ -52,11 +47,15 @@ export interface AttemptHost {
   /** How long the write that ends an attempt is retried, in milliseconds. */
   readonly completionRetryMs: number;
   readonly maxResultBytes: number;
+  /** Called when the lease was lost: another attempt's outcome is what counts from now on. */
+  superseded(attempt: Attempt): void;
   /** Called once, when the attempt no longer runs here. */
   ended(attempt: Attempt, end: AttemptEnd | undefined, settlement: Settlement): void;
 }
 
 const SETTLE_BACKOFF = { baseMs: 25, capMs: 1_000 };
+/** How long one write may take before it is sent again, and what the last one gets at least. */
+const SETTLE_TRY_MS = { max: 2_000, min: 250 };
 /** Reasons are shown to administrators; stores keep them in a column. */
 const REASON_LENGTH_MAX = 1_000;
 
@@ -105,8 +104,11 @@ export class Attempt implements Operation, Leased {
   }
 
   superseded(): void {
+    // While the end is being written, a renewal finds its own attempt ended.
+    if (this.#settling !== undefined) return;
     this.#superseded = true;
     this.#abort?.abort(new AttemptSuperseded());
+    this.#host.superseded(this);
   }
 
   /**
@@ -127,18 +129,15 @@ export class Attempt implements Operation, Leased {
   }
 
   async #settle(end: AttemptEnd): Promise<Settlement> {
-    let kept = end;
+    let kept = end.kind === "complete" ? this.#withinBound(end) : end;
     let settlement: Settlement;
     try {
-      if (end.kind === "complete")
-        kept = { kind: "complete", result: this.#withinBound(end.result) };
       settlement = await this.#write(kept);
-      if (settlement.kind === "unrecorded" && settlement.error instanceof StoreFull) {
+      const isFull = settlement.kind === "unrecorded" && hasCode(settlement.error, "store-full");
+      if (isFull && kept.kind === "complete" && !kept.result.omitted) {
         // There is no room for the result. That it completed must be kept all the same (ST-10).
-        if (kept.kind === "complete" && !kept.result.omitted) {
-          kept = { kind: "complete", result: { ...kept.result, omitted: true, bytes: NOTHING } };
-          settlement = await this.#write(kept);
-        }
+        kept = withoutBody(kept);
+        settlement = await this.#write(kept);
       }
     } catch (error) {
       settlement = { kind: "unrecorded", error };
@@ -154,9 +153,8 @@ export class Attempt implements Operation, Leased {
     return settlement;
   }
 
-  #withinBound(result: StoredResult): StoredResult {
-    if (result.bytes.byteLength <= this.#host.maxResultBytes) return result;
-    return { ...result, omitted: true, bytes: NOTHING };
+  #withinBound(end: Completion): Completion {
+    return end.result.bytes.byteLength <= this.#host.maxResultBytes ? end : withoutBody(end);
   }
 
   /** Writes the end, retried for a bounded time; what a lost reply did is read back (SM-17). */
@@ -164,27 +162,42 @@ export class Attempt implements Operation, Leased {
     const { clock, completionRetryMs } = this.#host;
     const ending = await this.#ending(end);
     const deadline = clock.now() + completionRetryMs;
+    let unanswered: Promise<Settlement> | undefined;
     for (let tries = 0; ; tries++) {
+      const written = this.#try(ending);
+      // A write that hangs may yet be answered while the next one is on its way.
+      const answer = unanswered ? Promise.any([unanswered, written]) : written;
+      unanswered = undefined;
+      const onLate = () => {
+        unanswered = answer;
+        return lateAnswer();
+      };
       try {
-        const remainingMs = Math.max(1, deadline - clock.now());
-        return await bounded(clock, this.#try(ending), remainingMs, lateAnswer);
-      } catch (error) {
+        const tryMs = Math.min(SETTLE_TRY_MS.max, deadline - clock.now());
+        return await bounded(clock, answer, Math.max(SETTLE_TRY_MS.min, tryMs), onLate);
+      } catch (thrown) {
+        const error = thrown instanceof AggregateError ? thrown.errors.at(-1) : thrown;
         const delayMs = backoffMs(SETTLE_BACKOFF, tries, () => this.#host.random());
-        if (isFinal(error) || clock.now() + delayMs >= deadline)
+        if (isFinal(error) || clock.now() + delayMs >= deadline) {
           return { kind: "unrecorded", error };
+        }
         await pause(clock, delayMs);
       }
     }
   }
 
   async #try(ending: Ending): Promise<Settlement> {
-    const { store } = this.#host;
+    const { store, clock } = this.#host;
+    const askedAt = clock.now();
     const answer = await store.settle(ending);
-    if (answer.kind === "settled") return { kind: "settled", expiresInMs: ending.retentionMs };
+    if (answer.kind === "settled") {
+      return { kind: "settled", expiresInMs: left(ending.retentionMs, clock.now() - askedAt) };
+    }
+    const readAt = clock.now();
     const record = await store.read(ending.id);
     const isOwn = record?.owner === ending.owner && record.attempt === ending.attempt;
     if (isOwn && record.state === STATE_AFTER[ending.kind]) {
-      return { kind: "settled", expiresInMs: record.expiresInMs };
+      return { kind: "settled", expiresInMs: left(record.expiresInMs, clock.now() - readAt) };
     }
     return { kind: "superseded", record };
   }
@@ -204,14 +217,29 @@ export class Attempt implements Operation, Leased {
   }
 }
 
-const NOTHING = new Uint8Array(0);
+type Completion = Extract<AttemptEnd, { kind: "complete" }>;
+
+function withoutBody(end: Completion): Completion {
+  const bytes = end.remnant ?? new Uint8Array(0);
+  return { kind: "complete", result: { ...end.result, omitted: true, bytes } };
+}
+
 const STATE_AFTER = { complete: "completed", release: "open", hold: "held" } as const;
 
 function lateAnswer(): Error {
   return new StoreUnavailable("The store did not confirm the end of an attempt in time");
 }
 
+/** What is left of a time that the store stated, when its answer took a while to come. */
+function left(ms: number | null, tookMs: number): number | null {
+  return ms === null ? null : Math.max(0, ms - tookMs);
+}
+
 /** Errors that trying again cannot mend. */
 function isFinal(error: unknown): boolean {
-  return isSemelError(error) && (error instanceof StoreFull || error instanceof RecordUnreadable);
+  return hasCode(error, "store-full") || hasCode(error, "record-unreadable");
+}
+
+function hasCode(error: unknown, code: ErrorCode): boolean {
+  return isSemelError(error) && error.code === code;
 }

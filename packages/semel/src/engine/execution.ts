@@ -4,9 +4,9 @@
 import type { Codec } from "../codec.ts";
 import {
   AttemptSuperseded,
+  isSemelError,
   KeyExpired,
   KeyReused,
-  NotApplied,
   NotSerializable,
   OperationBusy,
   OperationFailed,
@@ -14,6 +14,7 @@ import {
   OperationVoid,
   RecordUnreadable,
   ResultNotStored,
+  type SemelError,
 } from "../errors.ts";
 import type { Admission } from "./admission.ts";
 import type { Attempt, AttemptEnd, Operation, Settlement } from "./attempt.ts";
@@ -66,20 +67,47 @@ async function outcomeOfHandler<Value>(
     return { end: endAfterError(attempt.policy, error), error };
   }
   try {
-    return { end: { kind: "complete", result: valueResult(codec.encode(value)) }, value };
+    return { end: { kind: "complete", result: encoded(codec, value) }, value };
+  } catch (error) {
+    return {
+      end: { kind: "hold", reason: `not-serializable: ${messageOf((error as Error).cause)}` },
+      error,
+    };
+  }
+}
+
+/**
+ * A value as a result to keep.
+ *
+ * @throws {NotSerializable}
+ */
+export function encoded(codec: Codec, value: unknown): StoredResult {
+  try {
+    return { kind: "value", omitted: false, bytes: codec.encode(value) };
   } catch (cause) {
-    const why = cause instanceof Error ? cause.message : String(cause);
-    const error = new NotSerializable(
-      `The handler ran, but its value cannot be stored: ${why}. The operation is held; return plain data, or set \`codec\``,
+    throw new NotSerializable(
+      `The value of an operation cannot be stored: ${messageOf(cause)}. Return plain data, or set \`codec\`; an operation whose handler returned it is held`,
       { cause },
     );
-    return { end: { kind: "hold", reason: `not-serializable: ${why}` }, error };
+  }
+}
+
+/**
+ * The value of a kept result.
+ *
+ * @throws {RecordUnreadable}
+ */
+export function decoded(codec: Codec, result: StoredResult): unknown {
+  try {
+    return codec.decode(result.bytes);
+  } catch (cause) {
+    throw new RecordUnreadable("The stored value cannot be decoded by this codec", { cause });
   }
 }
 
 /** SM-24: what a handler's error does to its operation. */
 export function endAfterError(policy: Policy, error: unknown): AttemptEnd {
-  if (error instanceof NotApplied) return { kind: "release" };
+  if (isSemelError(error) && error.code === "not-applied") return { kind: "release" };
   switch (policy.onError) {
     case "release":
       return { kind: "release" };
@@ -135,15 +163,11 @@ export function outcomeOf<Value>(admission: Admission, codec: Codec): Outcome<Va
   const { result, attempt } = admission;
   if (result.omitted) throw new ResultNotStored();
   if (result.kind === "failure") throw new OperationFailed(storedFailure(result));
-  try {
-    return { value: codec.decode(result.bytes) as Value, replayed: true, attempt };
-  } catch (cause) {
-    throw new RecordUnreadable("The stored value cannot be decoded by this codec", { cause });
-  }
+  return { value: decoded(codec, result) as Value, replayed: true, attempt };
 }
 
 /** The error that says why a request does not run. */
-export function refusal(admission: Exclude<Admission, { kind: "replay" }>): Error {
+export function refusal(admission: Exclude<Admission, { kind: "replay" }>): SemelError {
   switch (admission.kind) {
     case "busy":
       return new OperationBusy(admission.retryAfterMs);
@@ -160,18 +184,14 @@ export function refusal(admission: Exclude<Admission, { kind: "replay" }>): Erro
   }
 }
 
-export function valueResult(bytes: Uint8Array): StoredResult {
-  return { kind: "value", omitted: false, bytes };
-}
-
 function failureResult(error: unknown): StoredResult {
-  const name = error instanceof Error ? error.name : "Error";
+  const name = error instanceof Error ? String(error.name) : "Error";
   const failure = JSON.stringify({ name, message: messageOf(error) });
   return { kind: "failure", omitted: false, bytes: Buffer.from(failure) };
 }
 
 /** The failure of the first attempt, as far as it was kept: its name and message. */
-function storedFailure(result: StoredResult): Error {
+export function storedFailure(result: StoredResult): Error {
   try {
     const { name, message } = JSON.parse(Buffer.from(result.bytes).toString());
     const error = new Error(String(message));
@@ -182,6 +202,11 @@ function storedFailure(result: StoredResult): Error {
   }
 }
 
+/** Never throws: a handler may throw anything at all. */
 function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  try {
+    return String(error instanceof Error ? error.message : error);
+  } catch {
+    return "an error without a message";
+  }
 }

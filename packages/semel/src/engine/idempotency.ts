@@ -3,12 +3,12 @@
 
 import { randomFillSync } from "node:crypto";
 import { type Clock, systemClock } from "../clock.ts";
-import { type Codec, jsonCodec } from "../codec.ts";
+import { type Codec, isolated, jsonCodec } from "../codec.ts";
 import { type Duration, durationMs } from "../duration.ts";
 import { InvalidOption } from "../errors.ts";
 import { type FingerprintSelection, fingerprinter } from "../fingerprint.ts";
 import { assertKey, assertScope, recordId } from "../key.ts";
-import { assertInteger, assertKnownOptions } from "../options.ts";
+import { assertInteger, assertKnownOptions, assertMethods } from "../options.ts";
 import { bounded } from "../retry.ts";
 import type { DeleteAnswer, ResolveAnswer, Store, StoreStats, VoidAnswer } from "../store.ts";
 import {
@@ -23,14 +23,7 @@ import {
 import { type Admission, Admissions, type OperationRequest } from "./admission.ts";
 import type { Operation, Settlement } from "./attempt.ts";
 import type { StoredResult } from "./envelope.ts";
-import {
-  execute,
-  type Outcome,
-  outcomeOf,
-  refusal,
-  settleByProbe,
-  valueResult,
-} from "./execution.ts";
+import { encoded, execute, type Outcome, outcomeOf, refusal, settleByProbe } from "./execution.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { OPERATION_OPTIONS, type OperationOptions, type Policy, policyOf } from "./policy.ts";
 import { ResultCache } from "./result-cache.ts";
@@ -137,7 +130,11 @@ export class Idempotency {
   constructor(options: IdempotencyOptions) {
     assertKnownOptions(options, OPTIONS, "new Idempotency()");
     assertStore(options.store);
-    const { store, clock = systemClock, random = Math.random, codec = jsonCodec } = options;
+    const { store, clock = systemClock, random = Math.random } = options;
+    assertMethods(clock, "clock", ["now", "schedule"]);
+    assertMethods({ random }, "random", ["random"]);
+    assertMethods(options.codec ?? jsonCodec, "codec", ["encode", "decode"]);
+    const codec = isolated(options.codec ?? jsonCodec);
     const cache = new ResultCache(cacheBounds(options.cache));
     const sweeper = new Sweeper(store, clock, random, sweeperSettings(options.sweep));
     const policy = policyOf(options);
@@ -160,6 +157,7 @@ export class Idempotency {
       maxResultBytes,
       storeTimeoutMs: durationMs(options.storeTimeout ?? "2s", "storeTimeout", { minMs: 1 }),
       completionRetryMs: durationMs(options.completionRetry ?? "5s", "completionRetry"),
+      superseded: (attempt) => this.#admissions.superseded(attempt),
       ended: (...end) => this.#admissions.ended(...end),
     });
   }
@@ -181,6 +179,9 @@ export class Idempotency {
     assertKnownOptions(request, RUN_OPTIONS, "run()");
     if (typeof handler !== "function") throw new InvalidOption("run() takes a handler function");
     const { key, scope = "", payload, signal, firstSentAt } = request;
+    if (signal !== undefined && !(signal instanceof AbortSignal)) {
+      throw new InvalidOption("`signal` must be an AbortSignal");
+    }
     const work = this.#run(
       this.request({
         key,
@@ -250,7 +251,7 @@ export class Idempotency {
    */
   async begin(
     request: OperationRequest,
-    encode: (value: unknown) => StoredResult = (value) => valueResult(this.#codec.encode(value)),
+    encode: (value: unknown) => StoredResult = (value) => encoded(this.#codec, value),
   ): Promise<Admission> {
     this.#sweeper.start();
     const admission = await this.#admissions.admit(request);
@@ -377,7 +378,7 @@ function firstSent(key: string, said: Date | number | undefined): number | undef
   if (said === undefined) {
     return UUID_V7.test(key) ? Number.parseInt(key.slice(0, 8) + key.slice(9, 13), 16) : undefined;
   }
-  const sentAt = Number(said);
+  const sentAt = said instanceof Date ? said.getTime() : said;
   if (Number.isFinite(sentAt)) return sentAt;
   throw new InvalidOption("`firstSentAt` must be a Date, or milliseconds since the Unix epoch");
 }

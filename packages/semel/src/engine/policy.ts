@@ -138,15 +138,18 @@ function lateAfterMs(
   retentionMs: number,
 ): number | undefined {
   if (refuseLate === false) return undefined;
-  if (refuseLate === undefined) {
-    if (base.lateAfterMs === undefined) return undefined;
-    return Math.max(0, retentionMs - (base.retentionMs - base.lateAfterMs));
-  }
-  if (refuseLate === true) return Math.max(0, retentionMs - SKEW_MS);
+  if (refuseLate === undefined && base.lateAfterMs === undefined) return undefined;
+  const skewMs = skewOf(refuseLate, base);
+  if (skewMs < retentionMs) return retentionMs - skewMs;
+  // Every request would be late.
+  throw new InvalidOption(
+    `\`refuseLate\` allows for ${skewMs} ms between clocks, which must be less than \`retention\` (${retentionMs} ms); set \`refuseLate: { skew }\``,
+  );
+}
+
+function skewOf(refuseLate: true | { skew: Duration } | undefined, base: Policy): number {
+  if (refuseLate === true) return SKEW_MS;
+  if (refuseLate === undefined) return base.retentionMs - (base.lateAfterMs ?? 0);
   assertKnownOptions(refuseLate, ["skew"], "`refuseLate`");
-  const skewMs = durationMs(refuseLate.skew, "refuseLate.skew");
-  if (skewMs >= retentionMs) {
-    throw new InvalidOption("`refuseLate.skew` must be shorter than `retention`");
-  }
-  return retentionMs - skewMs;
+  return durationMs(refuseLate.skew, "refuseLate.skew");
 }

@@ -48,7 +48,9 @@ export class ResultCache {
     const { entriesMax, bytesMax, lifetimeMs } = this.#bounds;
     if (entriesMax === 0 || bytesOf(entry) > bytesMax) return;
     this.delete(id);
-    this.#entries.set(id, { ...entry, staleAt: Math.min(entry.expiresAt, now + lifetimeMs) });
+    const result = { ...entry.result, bytes: ownBytes(entry.result.bytes) };
+    const staleAt = Math.min(entry.expiresAt, now + lifetimeMs);
+    this.#entries.set(id, { ...entry, result, staleAt });
     this.#bytes += bytesOf(entry);
     for (const oldest of this.#entries.keys()) {
       if (this.#entries.size <= entriesMax && this.#bytes <= bytesMax) return;
@@ -62,6 +64,11 @@ export class ResultCache {
     this.#entries.delete(id);
     this.#bytes -= bytesOf(entry);
   }
+}
+
+/** A view would keep the whole buffer behind it in memory, such as a socket's or a pool's. */
+function ownBytes(bytes: Uint8Array): Uint8Array {
+  return bytes.byteLength === bytes.buffer.byteLength ? bytes : new Uint8Array(bytes);
 }
 
 function bytesOf(entry: CachedResult): number {

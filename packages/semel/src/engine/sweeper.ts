@@ -56,14 +56,23 @@ export class Sweeper {
     this.start();
   }
 
-  /** Removes everything that has expired, batch by batch. */
-  async purge(batch: number, proceed: (removed: number) => boolean): Promise<number> {
+  /**
+   * Removes everything that has expired, batch by batch.
+   *
+   * @param proceed called after every batch with the number removed so far; `false` ends it
+   */
+  async purge(
+    batch: number,
+    proceed: (removed: number) => boolean,
+    signal?: AbortSignal,
+  ): Promise<number> {
     let removed = 0;
     for (;;) {
+      signal?.throwIfAborted();
       const swept = await this.#store.sweep(batch);
       removed += swept;
-      if (swept < batch || !proceed(removed)) return removed;
-      await pause(this.#clock, PAUSE_MS);
+      if (!proceed(removed) || swept < batch) return removed;
+      await pause(this.#clock, PAUSE_MS, signal);
     }
   }
 }

@@ -1,0 +1,42 @@
+// Express 4 and 5.
+
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Idempotency } from "../engine/idempotency.ts";
+import { HttpLayer } from "../http/exchange.ts";
+import { admitNodeRequest } from "../http/node-exchange.ts";
+import type { HttpOptions } from "../http/options.ts";
+
+export type { HttpOperation } from "../http/exchange.ts";
+export { operationOf } from "../http/operation-of.ts";
+export type { HttpOptions } from "../http/options.ts";
+
+/** What is used of Express's request; both majors have it. */
+export interface ExpressRequest extends IncomingMessage {
+  originalUrl: string;
+  body?: unknown;
+}
+
+/**
+ * Middleware that makes the routes behind it idempotent. Mount it after what authenticates, so that
+ * `scope` knows the caller; body parsers may come before or after it.
+ *
+ * @throws {InvalidOption} when an option is unknown or out of bounds
+ * @example
+ * app.post("/charges", idempotent(idempotency, { scope: (req) => req.auth.accountId }), handler);
+ */
+export function idempotent<Request extends ExpressRequest>(
+  idempotency: Idempotency,
+  options: HttpOptions<Request>,
+): (request: Request, response: ServerResponse, next: (error?: unknown) => void) => void {
+  const layer = new HttpLayer(idempotency, options);
+  return (request, response, next) => {
+    admitNodeRequest(layer, request, response, {
+      request,
+      // Not `url`, from which mounted routers cut their prefix.
+      target: request.originalUrl,
+      parsedBody: () => request.body,
+    }).then((admitted) => {
+      if (admitted !== "answered") next();
+    }, next);
+  };
+}

@@ -1,0 +1,323 @@
+// One keyed HTTP request from key to answer, for every framework: who it belongs to, whether it runs,
+// and what its response becomes. Adapters only carry requests in and responses out.
+
+import type { Admission, OperationRequest } from "../engine/admission.ts";
+import type { Attempt, AttemptEnd, Operation, Settlement } from "../engine/attempt.ts";
+import type { StoredResult } from "../engine/envelope.ts";
+import { endAfterError, refusal, storedFailure } from "../engine/execution.ts";
+import type { Idempotency } from "../engine/idempotency.ts";
+import {
+  AttemptSuperseded,
+  isSemelError,
+  KeyInvalid,
+  KeyMissing,
+  OperationFailed,
+  ResultNotStored,
+  ScopeMissing,
+  type SemelError,
+  StoreUnusable,
+} from "../errors.ts";
+import { assertKey } from "../key.ts";
+import type { Body } from "./body-fingerprint.ts";
+import { keyFromHeader } from "./key-header.ts";
+import { type HttpOptions, type HttpPolicy, httpPolicy } from "./options.ts";
+import { type ProblemOptions, problemResponse } from "./problem.ts";
+import { type HttpResponse, responseOf, storedResponse } from "./response.ts";
+
+/** What an adapter knows of a request. */
+export interface IncomingRequest<Request> {
+  /** The framework's own request, for the user's functions. */
+  request: Request;
+  method: string;
+  /** Path and query as the client sent them, also under a mounted router. */
+  target: string;
+  /** Every field line of a header. */
+  headerLines(name: string): readonly string[];
+  /**
+   * The body, and the handler can still read it afterwards.
+   *
+   * @throws {BodyTooLarge} beyond the bound
+   * @throws {BodyIncomplete} when the client stopped half-way
+   */
+  body(bytesMax: number): Promise<Body>;
+}
+
+/** What happens to a request. */
+export type Decision =
+  /** It carries no key that counts: let it through untouched. */
+  | { kind: "pass" }
+  | { kind: "respond"; response: HttpResponse }
+  | { kind: "run"; exchange: Exchange };
+
+/** What a handler may do with the operation that its request is (HTTP-15). */
+export interface HttpOperation extends Operation {
+  /** Proves that nothing was applied: whatever the response, the key may run again. */
+  notApplied(): void;
+  /** Says that nobody knows whether it was applied: whatever the response, it is held. */
+  hold(reason: string): void;
+}
+
+/** The HTTP layer of one route, independent of any framework. */
+export class HttpLayer<Request> {
+  readonly policy: HttpPolicy<Request>;
+  readonly #idempotency: Idempotency;
+
+  constructor(idempotency: Idempotency, options: HttpOptions<Request>) {
+    this.#idempotency = idempotency;
+    this.policy = httpPolicy(idempotency, options);
+  }
+
+  /**
+   * Decides about a request. Errors of the protocol become responses; an error of the user's own
+   * functions (`scope`, `key`, …) is thrown for the framework to handle.
+   */
+  async decide(incoming: IncomingRequest<Request>): Promise<Decision> {
+    if (!this.policy.methods.has(incoming.method)) return { kind: "pass" };
+    try {
+      const key = this.#key(incoming);
+      if (key === undefined) {
+        if (!this.policy.required) return { kind: "pass" };
+        throw new KeyMissing(
+          `${incoming.method} needs a key here: send ${this.policy.headerName} with a fresh UUID, and the same one when you retry`,
+        );
+      }
+      const request = await this.#operationRequest(incoming, key);
+      const admission = await this.#idempotency.begin(request, (value) => this.#probed(value));
+      if (admission.kind === "run") {
+        const exchange = new Exchange(this, this.#idempotency, request, admission.attempt);
+        return { kind: "run", exchange };
+      }
+      return { kind: "respond", response: this.answer(admission) };
+    } catch (error) {
+      if (!isSemelError(error)) throw error;
+      return { kind: "respond", response: this.problem(error) };
+    }
+  }
+
+  async #operationRequest(
+    incoming: IncomingRequest<Request>,
+    key: string,
+  ): Promise<OperationRequest> {
+    const { policy } = this;
+    const scope = await this.#scope(incoming.request);
+    const body = await incoming.body(policy.bodyBytesMax);
+    const { method, target } = incoming;
+    const contentType = incoming.headerLines("content-type")[0];
+    return this.#idempotency.request({
+      key,
+      scope,
+      fingerprint: policy.fingerprint({ method, target, contentType }, body),
+      policy: policy.operation,
+      resultKind: "http",
+      firstSentAt: firstSentAt(incoming.headerLines("repeatability-first-sent")[0]),
+    });
+  }
+
+  #key(incoming: IncomingRequest<Request>): string | undefined {
+    const { policy } = this;
+    const key = policy.key
+      ? policy.key(incoming.request)
+      : keyFromHeader(
+          incoming.headerLines(policy.headerName.toLowerCase()),
+          policy.headerName,
+          policy.strict,
+        );
+    if (key === undefined) return undefined;
+    assertKey(key);
+    if (policy.hasKeyFormat(key)) return key;
+    throw new KeyInvalid(`The key in ${policy.headerName} does not have the form asked for here`);
+  }
+
+  async #scope(request: Request): Promise<string> {
+    const { scope } = this.policy;
+    if (scope === "shared") return "";
+    const named = await scope(request);
+    if (named !== undefined && named !== null && named !== "") return named;
+    throw new ScopeMissing("It is not known whose key this is; authenticate first. Nothing ran");
+  }
+
+  #probed(value: unknown): StoredResult {
+    const { status = 200, headers = [], body = new Uint8Array(0) } = value as Partial<HttpResponse>;
+    return storedResponse({ status, headers, body }, true, this.policy.storesHeader).result;
+  }
+
+  /** The response for a request that does not run. */
+  answer(admission: Exclude<Admission, { kind: "run" }>): HttpResponse {
+    if (admission.kind !== "replay") return this.problem(refusal(admission));
+    const { result, expiresInMs } = admission;
+    const expires = expiresHeader(expiresInMs);
+    if (result.kind === "failure") {
+      return this.problem(new OperationFailed(storedFailure(result)));
+    }
+    if (result.omitted && result.bytes.byteLength === 0) {
+      return this.problem(new ResultNotStored());
+    }
+    const stored = responseOf(result);
+    if (result.omitted) {
+      return this.problem(new ResultNotStored(), { members: { originalStatus: stored.status } });
+    }
+    const headers = [...stored.headers, ...REPLAYED, expires];
+    return { ...stored, headers };
+  }
+
+  problem(error: SemelError, options: Omit<ProblemOptions, "documentation"> = {}): HttpResponse {
+    if (error instanceof StoreUnusable) warnOnce(error);
+    return problemResponse(error, { ...options, documentation: this.policy.documentation });
+  }
+}
+
+const REPLAYED = [
+  ["idempotent-replayed", "true"],
+  ["idempotency-status", "replayed"],
+] as const;
+
+/** A request that runs: it ends by its response, or by the handler's failure. */
+export class Exchange implements HttpOperation {
+  readonly #layer: HttpLayer<never>;
+  readonly #idempotency: Idempotency;
+  readonly #request: OperationRequest;
+  readonly #attempt: Attempt;
+  #declared: AttemptEnd | undefined;
+
+  constructor(
+    layer: HttpLayer<never>,
+    idempotency: Idempotency,
+    request: OperationRequest,
+    attempt: Attempt,
+  ) {
+    this.#layer = layer;
+    this.#idempotency = idempotency;
+    this.#request = request;
+    this.#attempt = attempt;
+  }
+
+  get key(): string {
+    return this.#attempt.key;
+  }
+
+  get scope(): string {
+    return this.#attempt.scope;
+  }
+
+  get attempt(): number {
+    return this.#attempt.attempt;
+  }
+
+  get signal(): AbortSignal {
+    return this.#attempt.signal;
+  }
+
+  /** How long the store gives a silent handler; adapters use it as their grace. */
+  get leaseMs(): number {
+    return this.#attempt.leaseMs;
+  }
+
+  /** Bodies are collected up to here; larger ones pass through and are not kept (ST-10). */
+  get resultBytesMax(): number {
+    return this.#idempotency.maxResultBytes;
+  }
+
+  notApplied(): void {
+    this.#declared = { kind: "release" };
+  }
+
+  hold(reason: string): void {
+    this.#declared = { kind: "hold", reason };
+  }
+
+  /** The headers that a response carries when its head must leave before it is settled. */
+  streamingHeaders(status: number): HttpResponse["headers"] {
+    if (!this.#isStored({ status, headers: [], body: EMPTY }))
+      return [["idempotency-status", "released"]];
+    return [["idempotency-status", "executed"], expiresHeader(this.#request.policy.retentionMs)];
+  }
+
+  /**
+   * Ends the operation by its response. When it returns, the outcome is durable and the response
+   * may leave (SM-21).
+   *
+   * @param whole false when the body was larger than is kept
+   * @returns headers to add, or, when another attempt took over, the response to send instead
+   */
+  async respond(response: HttpResponse, whole: boolean): Promise<Answer> {
+    const end = this.#endBy(response, whole);
+    const settlement = await this.#attempt.settle(end);
+    if (settlement.kind === "superseded") return { replacement: await this.#successor(settlement) };
+    return { headers: executedHeaders(end, settlement) };
+  }
+
+  /** Ends the operation by an error of its handler, which the framework answers. */
+  async fail(error: unknown): Promise<void> {
+    await this.#attempt.settle(this.#declared ?? endAfterError(this.#request.policy, error));
+  }
+
+  /** The response broke half-way: nobody has its end, and it is no result. */
+  async broken(reason: string): Promise<void> {
+    await this.#attempt.settle(this.#declared ?? { kind: "hold", reason });
+  }
+
+  #endBy(response: HttpResponse, whole: boolean): AttemptEnd {
+    if (this.#declared) return this.#declared;
+    if (!this.#isStored(response)) {
+      const { onError } = this.#request.policy;
+      if (onError === "release") return { kind: "release" };
+      if (onError === "hold") return { kind: "hold", reason: `status-${response.status}` };
+    }
+    return {
+      kind: "complete",
+      ...storedResponse(response, whole, this.#layer.policy.storesHeader),
+    };
+  }
+
+  #isStored({ status, headers }: HttpResponse): boolean {
+    const fields: Record<string, string | string[]> = Object.create(null);
+    for (const [name, value] of headers) {
+      const earlier = fields[name];
+      fields[name] = earlier === undefined ? value : [earlier, value].flat();
+    }
+    return this.#layer.policy.shouldStore({ status, headers: fields });
+  }
+
+  async #successor(settlement: Settlement): Promise<HttpResponse> {
+    try {
+      const admission = await this.#idempotency.successor(settlement, this.#request);
+      if (admission && admission.kind !== "run") return this.#layer.answer(admission);
+      return this.#layer.problem(new AttemptSuperseded());
+    } catch (error) {
+      return this.#layer.problem(isSemelError(error) ? error : new AttemptSuperseded());
+    }
+  }
+}
+
+/** How the response of an attempt leaves. */
+export type Answer = { headers: HttpResponse["headers"] } | { replacement: HttpResponse };
+
+const EMPTY = new Uint8Array(0);
+
+function executedHeaders(end: AttemptEnd, settlement: Settlement): HttpResponse["headers"] {
+  if (settlement.kind !== "settled") return [["idempotency-status", "unrecorded"]];
+  if (end.kind === "release") return [["idempotency-status", "released"]];
+  if (end.kind === "hold") return [["idempotency-status", "unknown"]];
+  return [["idempotency-status", "executed"], expiresHeader(settlement.expiresInMs ?? 0)];
+}
+
+/** When the key is forgotten, as an HTTP date (RFC 9110 §5.6.7), like `Expires`. */
+function expiresHeader(expiresInMs: number): [string, string] {
+  return ["idempotency-expires", new Date(Date.now() + expiresInMs).toUTCString()];
+}
+
+/** OASIS Repeatable Requests: an HTTP date. One that is none is ignored, as unknown times are. */
+function firstSentAt(line: string | undefined): number | undefined {
+  if (line === undefined) return undefined;
+  const at = Date.parse(line);
+  return Number.isNaN(at) ? undefined : at;
+}
+
+const warned = new Set<string>();
+
+/** Clients are told little; whoever runs the server has to know what to do. */
+function warnOnce(error: SemelError): void {
+  if (warned.has(error.message) || warned.size > 100) return;
+  warned.add(error.message);
+  process.emitWarning(error.message, { type: "SemelWarning", code: error.code });
+}

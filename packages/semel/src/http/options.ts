@@ -1,0 +1,178 @@
+// Options of the HTTP layer, the same for every framework, checked once when a route is set up.
+
+import type { Idempotency } from "../engine/idempotency.ts";
+import { OPERATION_OPTIONS, type OperationOptions, type Policy } from "../engine/policy.ts";
+import { InvalidOption } from "../errors.ts";
+import type { FingerprintSelection } from "../fingerprint.ts";
+import { assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
+import { type BodyFingerprinter, bodyFingerprinter } from "./body-fingerprint.ts";
+import type { HttpResponse } from "./response.ts";
+import { headerFilter, isStoredByDefault } from "./response.ts";
+
+/** A response as a probe or `shouldStore` names it. */
+export interface ResponseHead {
+  status: number;
+  /** Names in lower case. */
+  headers: Readonly<Record<string, string | readonly string[]>>;
+}
+
+export interface HttpOptions<Request> extends OperationOptions<Partial<HttpResponse>> {
+  /**
+   * Who the key belongs to: an account, a tenant, a digest of the credential. `"shared"` says that
+   * all callers share one space of keys. There is no default, because the wrong one leaks answers.
+   * A function that returns nothing means 401 `scope-missing`, and nothing runs (HTTP-4).
+   */
+  scope: "shared" | ((request: Request) => ScopeAnswer | Promise<ScopeAnswer>);
+  /** Methods whose keys count. GET, HEAD, OPTIONS and TRACE never do. @default ["POST", "PATCH"] */
+  methods?: readonly string[];
+  /** Refuses requests without a key (400 `key-missing`). @default false */
+  required?: boolean;
+  /** The header that carries the key. @default "Idempotency-Key" */
+  header?: string;
+  /** Takes the key from elsewhere, instead of the header. */
+  key?: (request: Request) => string | undefined;
+  /** `"strict"` accepts an RFC 9651 String only (`"…"`), as the IETF draft has it. @default "lenient" */
+  syntax?: "lenient" | "strict";
+  /** What a key must look like beyond 1 to 255 printable ASCII characters. @default any */
+  keyFormat?: "uuid" | RegExp | ((key: string) => boolean);
+  /**
+   * What of the body counts: its exact bytes, its canonical JSON, parts of its JSON by JSON
+   * Pointers, or what a function returns for it. Method, target and media type always count.
+   * @default "bytes"
+   */
+  fingerprint?: "bytes" | "json" | FingerprintSelection;
+  /** Bodies of keyed requests are read up to here; larger ones get 413. @default 1 MiB */
+  maxBodyBytes?: number;
+  /** Which responses become the result. @default 2xx, 3xx, and the 4xx that are a verdict (HTTP-12) */
+  shouldStore?: (response: ResponseHead) => boolean;
+  /** `"stripe"` stores every response of a handler that ran, 500 included. */
+  semantics?: "stripe";
+  /**
+   * Response headers that are stored beside the usual ones (`Content-Type`, `Location`, `ETag`, …),
+   * or `"*"` for all that may be. `Set-Cookie`, credentials and hop-by-hop headers never are.
+   */
+  storedHeaders?: "*" | readonly string[];
+  /** Address of your documentation, for `Link: <…>; rel="describedby"` in problems. */
+  documentation?: string;
+}
+
+type ScopeAnswer = string | null | undefined;
+
+export const HTTP_OPTIONS = [
+  ...OPERATION_OPTIONS,
+  "scope",
+  "methods",
+  "required",
+  "header",
+  "key",
+  "syntax",
+  "keyFormat",
+  "fingerprint",
+  "maxBodyBytes",
+  "shouldStore",
+  "semantics",
+  "storedHeaders",
+  "documentation",
+] as const;
+
+/** {@link HttpOptions}, checked and resolved. */
+export interface HttpPolicy<Request> {
+  readonly scope: HttpOptions<Request>["scope"];
+  readonly methods: ReadonlySet<string>;
+  readonly required: boolean;
+  /** As configured, for messages. */
+  readonly headerName: string;
+  readonly key: ((request: Request) => string | undefined) | undefined;
+  readonly strict: boolean;
+  readonly hasKeyFormat: (key: string) => boolean;
+  readonly fingerprint: BodyFingerprinter;
+  readonly bodyBytesMax: number;
+  readonly shouldStore: (response: ResponseHead) => boolean;
+  readonly storesHeader: (name: string) => boolean;
+  readonly documentation: string | undefined;
+  readonly operation: Policy;
+}
+
+const SAFE_METHODS = new Set(["GET", "HEAD", "OPTIONS", "TRACE", "CONNECT"]);
+const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
+
+/**
+ * Checks the options of a route.
+ *
+ * @throws {InvalidOption}
+ */
+export function httpPolicy<Request>(
+  idempotency: Idempotency,
+  options: HttpOptions<Request>,
+): HttpPolicy<Request> {
+  assertKnownOptions(options, HTTP_OPTIONS, "idempotent()");
+  const { scope, header = "Idempotency-Key", syntax = "lenient", key, documentation } = options;
+  if (scope !== "shared" && typeof scope !== "function") {
+    throw new InvalidOption(
+      '`scope` must be given: a function of the request that names the account or tenant whose key it is, or "shared" when all callers share one space of keys',
+    );
+  }
+  assertOneOf(syntax, ["lenient", "strict"], "syntax");
+  if (!TOKEN.test(header)) throw new InvalidOption("`header` must be the name of an HTTP field");
+  if (key !== undefined && typeof key !== "function") {
+    throw new InvalidOption("`key` must be a function of the request");
+  }
+  const bodyBytesMax = options.maxBodyBytes ?? 2 ** 20;
+  assertInteger(bodyBytesMax, "maxBodyBytes", 0, 2 ** 30);
+  return {
+    scope,
+    methods: new Set(methodsOf(options.methods ?? ["POST", "PATCH"])),
+    required: options.required ?? false,
+    headerName: header,
+    key,
+    strict: syntax === "strict",
+    hasKeyFormat: keyFormat(options.keyFormat),
+    fingerprint: bodyFingerprinter(options.fingerprint ?? "bytes"),
+    bodyBytesMax,
+    shouldStore: storing(options),
+    storesHeader: headerFilter(options.storedHeaders ?? []),
+    documentation: documentation === undefined ? undefined : checkedUrl(documentation),
+    operation: idempotency.policy(options),
+  };
+}
+
+function methodsOf(methods: readonly string[]): string[] {
+  if (!Array.isArray(methods)) throw new InvalidOption("`methods` must be a list of HTTP methods");
+  return methods.map((method: unknown) => {
+    const name = String(method).toUpperCase();
+    if (TOKEN.test(name) && !SAFE_METHODS.has(name)) return name;
+    throw new InvalidOption(
+      `\`methods\` holds ${JSON.stringify(method)}: keys count on unsafe methods such as POST, PATCH, PUT and DELETE`,
+    );
+  });
+}
+
+function keyFormat(format: HttpOptions<never>["keyFormat"]): (key: string) => boolean {
+  if (format === undefined) return () => true;
+  if (typeof format === "function") return format;
+  if (format === "uuid") return (key) => UUID.test(key);
+  if (format instanceof RegExp) {
+    // Without the flags that make a RegExp remember where it was.
+    const pattern = new RegExp(format.source, format.flags.replace(/[gy]/g, ""));
+    return (key) => pattern.test(key);
+  }
+  throw new InvalidOption('`keyFormat` must be "uuid", a RegExp or a function of the key');
+}
+
+function storing(options: HttpOptions<never>): (response: ResponseHead) => boolean {
+  const { shouldStore, semantics } = options;
+  if (semantics !== undefined) {
+    assertOneOf(semantics, ["stripe"], "semantics");
+    if (shouldStore) throw new InvalidOption("Give either `semantics` or `shouldStore`, not both");
+    return () => true;
+  }
+  if (shouldStore === undefined) return ({ status }) => isStoredByDefault(status);
+  if (typeof shouldStore === "function") return shouldStore;
+  throw new InvalidOption("`shouldStore` must be a function of the response");
+}
+
+function checkedUrl(url: string): string {
+  if (URL.canParse(url)) return new URL(url).href;
+  throw new InvalidOption(`\`documentation\` must be an absolute URL, got ${JSON.stringify(url)}`);
+}

@@ -1,0 +1,94 @@
+// What the documents say is true: their code compiles against the built packages, what is marked
+// `ts run` runs, every error code is explained, and links lead somewhere.
+
+import { execFileSync } from "node:child_process";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join, relative } from "node:path";
+import ts from "typescript";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import * as errors from "../../src/errors.ts";
+import { ERROR_CODES } from "../../src/errors.ts";
+
+const ROOT = join(import.meta.dirname, "../../../..");
+const FOLDER = join(ROOT, ".cache/documentation");
+const PAGES = [
+  "README.md",
+  "CONTRIBUTING.md",
+  "packages/semel/README.md",
+  "packages/cli/README.md",
+  ...readdirSync(join(ROOT, "docs")).map((name) => `docs/${name}`),
+].filter((page) => page.endsWith(".md"));
+
+const blocks = PAGES.flatMap((page) => {
+  const text = readFileSync(join(ROOT, page), "utf8");
+  return [...text.matchAll(/^```ts( run)?\n(.*?)^```/gms)].map(([, run, code], index) => ({
+    name: `${page.replaceAll(/[^a-z]/gi, "-")}-${index}`.toLowerCase(),
+    isRun: run !== undefined,
+    code: code!,
+  }));
+});
+
+beforeAll(() => {
+  rmSync(FOLDER, { recursive: true, force: true });
+  mkdirSync(FOLDER, { recursive: true });
+  for (const { name, code } of blocks) writeFileSync(join(FOLDER, `${name}.mts`), code);
+});
+
+afterAll(() => rmSync(FOLDER, { recursive: true, force: true }));
+
+test("code in documents compiles under the strictest flags", () => {
+  const program = ts.createProgram(
+    blocks.map(({ name }) => join(FOLDER, `${name}.mts`)),
+    {
+      noEmit: true,
+      strict: true,
+      exactOptionalPropertyTypes: true,
+      target: ts.ScriptTarget.ES2023,
+      module: ts.ModuleKind.NodeNext,
+      moduleResolution: ts.ModuleResolutionKind.NodeNext,
+      types: ["node"],
+      skipLibCheck: true,
+    },
+  );
+  const found = ts
+    .getPreEmitDiagnostics(program)
+    .map(
+      ({ file, messageText }) =>
+        `${file?.fileName}: ${ts.flattenDiagnosticMessageText(messageText, "\n")}`,
+    );
+  expect(found).toEqual([]);
+  expect(blocks.length).toBeGreaterThan(5);
+}, 60_000);
+
+describe("code that is marked to run", () => {
+  test.each(blocks.filter(({ isRun }) => isRun))("$name runs to its end", ({ name, code }) => {
+    const file = join(FOLDER, `${name}.mjs`);
+    const { outputText } = ts.transpileModule(code, {
+      compilerOptions: { target: ts.ScriptTarget.ES2023, module: ts.ModuleKind.ESNext },
+    });
+    writeFileSync(file, outputText);
+    const printed = execFileSync(process.execPath, [file], { encoding: "utf8", cwd: ROOT });
+    // Comments beside `console.log` say what it prints.
+    const promised = [...code.matchAll(/console\.log\(.*\); \/\/ (.*)$/gm)].map(([, said]) => said);
+    for (const said of promised) expect(printed).toContain(said);
+  });
+});
+
+test("every error code is on the errors page, and every code there exists", () => {
+  const page = readFileSync(join(ROOT, "docs/errors.md"), "utf8");
+  const rows = [...page.matchAll(/^\| `([a-z-]+)` \| `(\w+)` \| ([a-z-]+) \|/gm)];
+  const documented = Object.fromEntries(rows.map(([, code, , retry]) => [code, retry]));
+  expect(documented).toEqual(ERROR_CODES);
+  for (const [, , name] of rows) expect(errors, name).toHaveProperty(name!);
+});
+
+test("links between documents lead to files", () => {
+  const dead = PAGES.flatMap((page) => {
+    const text = readFileSync(join(ROOT, page), "utf8");
+    return [...text.matchAll(/\]\((?!https?:|#)([^)#]+)[^)]*\)/g)]
+      .map(([, link]) => join(ROOT, dirname(page), link!))
+      .filter((target) => !existsSync(target))
+      .map((target) => `${page} → ${relative(ROOT, target)}`);
+  });
+  expect(dead).toEqual([]);
+});
