@@ -1,6 +1,6 @@
 // How a handler's value becomes bytes and back.
 
-import { parse, stringify } from "devalue";
+import { DevalueError, parse, stringify } from "devalue";
 
 /** Turns values into bytes and back. `decode(encode(value))` must equal `value`. */
 export interface Codec {
@@ -18,15 +18,45 @@ const decoder = new TextDecoder("utf-8", { fatal: true });
  * back as a `Uint8Array`.
  */
 export const jsonCodec: Codec = {
-  encode: (value) => Buffer.from(stringify(value, { Bytes: encodeBytes })),
-  decode: (bytes) => parse(decoder.decode(bytes), { Bytes: decodeBytes }),
+  encode(value) {
+    try {
+      return Buffer.from(stringify(value, { Bytes: encodeBytes, View: ownView }));
+    } catch (cause) {
+      if (!(cause instanceof DevalueError) || !cause.path) throw cause;
+      throw new TypeError(`${cause.message}, at \`value${cause.path}\``, { cause });
+    }
+  },
+  decode: (bytes) => parse(decoder.decode(bytes), { Bytes: decodeBytes, View: ([view]) => view }),
 };
 
-// devalue would store the whole buffer behind a view, which for a pooled `Buffer` is other data.
+/**
+ * A codec whose bytes are nobody else's: what a caller does to a value, or a codec to a buffer that
+ * it uses again, cannot reach a stored or cached result. The default codec is so by itself.
+ */
+export function isolated(codec: Codec): Codec {
+  if (codec === jsonCodec) return codec;
+  return {
+    encode(value) {
+      const bytes = codec.encode(value);
+      if (bytes instanceof Uint8Array) return new Uint8Array(bytes);
+      throw new TypeError(`\`codec.encode\` must return a Uint8Array, it returned ${typeof bytes}`);
+    },
+    decode: (bytes) => codec.decode(new Uint8Array(bytes)),
+  };
+}
+
 function encodeBytes(value: unknown): string | false {
   return value instanceof Uint8Array ? Buffer.from(value).toString("base64") || "=" : false;
 }
 
 function decodeBytes(text: string): Uint8Array {
   return Uint8Array.from(Buffer.from(text, "base64"));
+}
+
+/** devalue would store the whole buffer behind a view, and with it what belongs to others. */
+function ownView(value: unknown): [ArrayBufferView] | false {
+  if (!ArrayBuffer.isView(value) || value.byteLength === value.buffer.byteLength) return false;
+  const { buffer, byteOffset, byteLength } = value;
+  const View = value.constructor as new (buffer: ArrayBufferLike) => ArrayBufferView;
+  return [new View(buffer.slice(byteOffset, byteOffset + byteLength))];
 }

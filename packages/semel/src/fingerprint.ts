@@ -5,6 +5,7 @@
 import { hash } from "node:crypto";
 import canonicalize from "canonicalize";
 import { InvalidOption, PayloadInvalid } from "./errors.ts";
+import { assertKnownOptions } from "./options.ts";
 
 /**
  * What of a payload counts.
@@ -35,6 +36,10 @@ export function fingerprinter(selection?: FingerprintSelection<never>): Fingerpr
     const select = selection as (payload: unknown) => unknown;
     return (payload) => digest(`${VALUE_ALGORITHM}f`, select(payload));
   }
+  assertKnownOptions(selection, ["include", "exclude"], "`fingerprint`");
+  if ("include" in selection && "exclude" in selection) {
+    throw new InvalidOption("`fingerprint` takes either `include` or `exclude`, not both");
+  }
   const [mode, pointers] =
     "include" in selection ? ["include", selection.include] : ["exclude", selection.exclude];
   const paths = parsePointers(pointers, mode);
@@ -57,10 +62,12 @@ export function labelled(label: string, data: string | Uint8Array): string {
 }
 
 /**
- * The canonical form of a value. What JSON cannot say is tagged rather than dropped, so that two
- * different payloads never look alike.
+ * The canonical form of a value. Payloads that JSON tells apart never look alike; what it cannot
+ * say is tagged (`bigint`, bytes, `Map`, `Set`) or refused, because dropped it would make different
+ * payloads the same. What has a `toJSON` counts as what that returns.
  *
- * @throws {PayloadInvalid} for functions, symbols, cycles, lone surrogates, NaN and infinities
+ * @throws {PayloadInvalid} for functions, symbols, cycles, lone surrogates, NaN, infinities, and
+ * objects whose content cannot be seen, such as an `Error`, a `Promise` or a stream
  */
 export function canonicalForm(value: unknown): string {
   try {
@@ -107,11 +114,27 @@ function taggedObject(value: object, depth: number): unknown {
   }
   if (value instanceof Set) return { $set: [...value].map((item) => tagged(item, depth)) };
   if ("toJSON" in value && typeof value.toJSON === "function") return tagged(value.toJSON(), depth);
+  assertVisible(value);
   const copy: Record<string, unknown> = Object.create(null);
   for (const [name, item] of Object.entries(value)) {
-    if (item !== undefined) copy[name] = tagged(item, depth);
+    if (item !== undefined) copy[TAG.test(name) ? `$${name}` : name] = tagged(item, depth);
   }
   return copy;
+}
+
+/** A payload's own name that looks like a tag gets one `$` more, so that it is none. */
+const TAG = /^\$+(?:bigint|bytes|map|set)$/;
+
+/** Refuses what would count as `{}` whatever it holds. */
+function assertVisible(value: object): void {
+  const name = Object.prototype.toString.call(value).slice("[object ".length, -1);
+  const prototype = Object.getPrototypeOf(value);
+  const isPlain = prototype === null || Object.getPrototypeOf(prototype) === null;
+  if (name === "Object" && (isPlain || Object.keys(value).length > 0)) return;
+  const kind = name === "Object" ? (prototype.constructor?.name ?? "object") : name;
+  throw new PayloadInvalid(
+    `The payload holds a value (${kind}) whose content cannot be seen; give plain data, or choose what counts with \`fingerprint\``,
+  );
 }
 
 type Path = readonly string[];

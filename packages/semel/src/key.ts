@@ -27,10 +27,10 @@ export function assertKey(key: unknown): asserts key is string {
 }
 
 /**
- * Checks a scope: a well-formed string of at most 1,024 UTF-16 units. It may be empty.
+ * Checks a scope: a well-formed string of at most 1,024 UTF-16 units without NUL. It may be empty.
  *
- * @throws {ScopeMissing} when it is not a string, too long, or holds a lone surrogate (two such
- * strings would share one UTF-8 form, and so one record)
+ * @throws {ScopeMissing} when it is not a string, too long, holds a lone surrogate (two such
+ * strings would share one UTF-8 form, and so one record), or a NUL, which databases cannot keep
  */
 export function assertScope(scope: unknown): asserts scope is string {
   if (typeof scope !== "string") {
@@ -41,7 +41,9 @@ export function assertScope(scope: unknown): asserts scope is string {
   if (scope.length > SCOPE_LENGTH_MAX) {
     throw new ScopeMissing(`A scope may have ${SCOPE_LENGTH_MAX} characters, got ${scope.length}`);
   }
-  if (!scope.isWellFormed()) throw new ScopeMissing("A scope must be well-formed Unicode");
+  if (!scope.isWellFormed() || scope.includes("\0")) {
+    throw new ScopeMissing("A scope must be well-formed Unicode without NUL characters");
+  }
 }
 
 /**

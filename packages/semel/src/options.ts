@@ -31,7 +31,7 @@ export function assertOneOf(value: unknown, allowed: readonly string[], option: 
   if (typeof value === "string" && allowed.includes(value)) return;
   const nearest = typeof value === "string" ? nearestName(value, allowed) : undefined;
   throw new InvalidOption(
-    `\`${option}\` must be one of ${allowed.map((item) => `"${item}"`).join(", ")}, got ${JSON.stringify(value)}${nearest ? `; did you mean "${nearest}"?` : ""}`,
+    `\`${option}\` must be one of ${allowed.map((item) => `"${item}"`).join(", ")}, got ${shown(value)}${nearest ? `; did you mean "${nearest}"?` : ""}`,
   );
 }
 
@@ -39,8 +39,25 @@ export function assertOneOf(value: unknown, allowed: readonly string[], option: 
 export function assertInteger(value: unknown, option: string, min: number, max: number): void {
   if (Number.isInteger(value) && (value as number) >= min && (value as number) <= max) return;
   throw new InvalidOption(
-    `\`${option}\` must be a whole number from ${min} to ${max}, got ${JSON.stringify(value)}`,
+    `\`${option}\` must be a whole number from ${min} to ${max}, got ${shown(value)}`,
   );
+}
+
+/** Refuses a value that lacks a method, as one made by plain JavaScript may. */
+export function assertMethods(value: unknown, option: string, methods: readonly string[]): void {
+  const given = value as Record<string, unknown> | null | undefined;
+  const missing = methods.filter((name) => typeof given?.[name] !== "function");
+  if (missing.length === 0) return;
+  throw new InvalidOption(
+    `\`${option}\` must have the methods ${methods.join(", ")}; it lacks ${missing.join(", ")}`,
+  );
+}
+
+/** A value in a message: anything may have been passed. */
+function shown(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value);
+  const isShort = (typeof value !== "object" || value === null) && typeof value !== "function";
+  return isShort ? String(value) : typeof value;
 }
 
 /** The name that was most likely meant, if any is near. */

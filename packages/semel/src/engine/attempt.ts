@@ -98,6 +98,11 @@ export class Attempt implements Operation, Leased {
     return this.#abort.signal;
   }
 
+  /** Whether it is known that another attempt took over. */
+  get isSuperseded(): boolean {
+    return this.#superseded;
+  }
+
   renew(): Promise<RenewAnswer> {
     const { leaseMs, lapsedRetentionMs } = this.policy;
     return this.#host.store.renew({ ...this.token, leaseMs, lapsedRetentionMs });
@@ -210,7 +215,7 @@ export class Attempt implements Operation, Leased {
       case "release":
         return { ...this.token, kind: "release", retentionMs };
       case "hold": {
-        const reason = end.reason.slice(0, REASON_LENGTH_MAX).toWellFormed();
+        const reason = end.reason.slice(0, REASON_LENGTH_MAX).toWellFormed().replaceAll("\0", "");
         return { ...this.token, kind: "hold", reason, retentionMs: heldRetentionMs };
       }
     }

@@ -139,13 +139,19 @@ export async function settleByProbe(
         return { kind: "replay", attempt: attempt.attempt, result, expiresInMs };
       }
       case "not-applied":
-        return { kind: "run", attempt, probe: false };
+        return attempt.isSuperseded ? giveUp(attempt) : { kind: "run", attempt, probe: false };
       default:
         return hold(attempt, "probe-unknown: the probe could not tell");
     }
   } catch (error) {
     return hold(attempt, `probe-failed: ${messageOf(error)}`);
   }
+}
+
+/** The lease was lost while the probe ran: the handler must not. */
+async function giveUp(attempt: Attempt): Promise<Settlement> {
+  const settlement = await attempt.settle({ kind: "release" });
+  return settlement.kind === "superseded" ? settlement : { kind: "superseded", record: undefined };
 }
 
 async function hold(attempt: Attempt, reason: string): Promise<Admission | Settlement> {

@@ -103,6 +103,7 @@ const STORE_METHODS = [
   "list",
   "stats",
 ];
+const SIGNAL_METHODS = ["addEventListener", "removeEventListener", "throwIfAborted"];
 const UUID_V7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/i;
 
 /**
@@ -179,9 +180,7 @@ export class Idempotency {
     assertKnownOptions(request, RUN_OPTIONS, "run()");
     if (typeof handler !== "function") throw new InvalidOption("run() takes a handler function");
     const { key, scope = "", payload, signal, firstSentAt } = request;
-    if (signal !== undefined && !(signal instanceof AbortSignal)) {
-      throw new InvalidOption("`signal` must be an AbortSignal");
-    }
+    if (signal !== undefined) assertMethods(signal, "signal", SIGNAL_METHODS);
     const work = this.#run(
       this.request({
         key,

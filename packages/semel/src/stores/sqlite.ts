@@ -1,0 +1,395 @@
+// Keeps records in one SQLite file (ST-2): durable, shared by many processes, and with no server to
+// run. Writes of one turn of the event loop share a transaction, and so the wait for the disk.
+
+import { type Duration, durationMs } from "../duration.ts";
+import { InvalidOption, RecordUnreadable, StoreUnavailable } from "../errors.ts";
+import { assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
+import type {
+  AttemptToken,
+  BeginAnswer,
+  Claim,
+  DeleteAnswer,
+  Ending,
+  ListPage,
+  ListQuery,
+  RecordId,
+  RenewAnswer,
+  Renewal,
+  Resolution,
+  ResolveAnswer,
+  SettleAnswer,
+  Store,
+  StoredRecord,
+  StoreStats,
+  VoidAnswer,
+  VoidRequest,
+} from "../store.ts";
+import { combine } from "./combine.ts";
+import {
+  blob,
+  SqliteConnection,
+  type SqliteDatabase,
+  type SqliteInteger,
+} from "./sqlite/connection.ts";
+import { storeError } from "./sqlite/errors.ts";
+import { type RecordRow, STATES, storedRecord } from "./sqlite/record.ts";
+import {
+  applyMigrations,
+  assertSchema,
+  CRASH_POLICY_CODES,
+  STATE_CODES,
+  tablesOf,
+} from "./sqlite/schema.ts";
+import { type SqliteStatements, statementsFor } from "./sqlite/statements.ts";
+
+export type { SqliteDatabase, SqliteStatement, SqliteValue } from "./sqlite/connection.ts";
+export { sqliteMigrations } from "./sqlite/schema.ts";
+
+export interface SqliteStoreOptions {
+  /** Prefix of the names of the tables. @default "semel" */
+  table?: string;
+  /**
+   * `"full"`: what was answered survives a power cut. `"normal"`: it survives the death of the
+   * process only, and writes cost no wait for the disk. @default "full"
+   */
+  synchronous?: "full" | "normal";
+  /** How long to wait, in all, for other connections that are writing. @default "5s" */
+  busyTimeout?: Duration;
+}
+
+export interface SqliteStore extends Store {
+  /**
+   * Creates the tables, or brings them to this version's schema; puts the file into WAL mode. Safe
+   * to run again, and by many processes at once.
+   *
+   * @throws {StoreUnusable} when the file is read-only, not a database, or of a newer version
+   */
+  migrate(): Promise<void>;
+}
+
+/** Bounds how long one transaction keeps the event loop and the file's write lock. */
+const BATCH_ITEMS_MAX = 128;
+const LIST_LIMIT_MAX = 1_000;
+const SWEEP_LIMIT_MAX = 100_000;
+
+/**
+ * A store in a SQLite file, through the caller's own connection: `new DatabaseSync(path)` of
+ * `node:sqlite`, or `new Database(path)` of `libsql` or `better-sqlite3` (SQLite 3.41 or newer). The
+ * connection must be used for nothing else, is configured on first use (`synchronous`,
+ * `busy_timeout`), and is never closed by the store.
+ *
+ * @throws {InvalidOption} when an option is unknown or out of bounds
+ * @example
+ * const store = sqliteStore(new DatabaseSync("idempotency.db"));
+ * await store.migrate();
+ */
+export function sqliteStore(
+  database: SqliteDatabase,
+  options: SqliteStoreOptions = {},
+): SqliteStore {
+  assertKnownOptions(options, ["table", "synchronous", "busyTimeout"], "sqliteStore()");
+  const { table = "semel", synchronous = "full", busyTimeout = "5s" } = options;
+  assertOneOf(synchronous, ["full", "normal"], "synchronous");
+  assertTable(table);
+  const busyTimeoutMs = durationMs(busyTimeout, "busyTimeout");
+  return new SqliteRecords(new SqliteConnection(database, { synchronous, busyTimeoutMs }), table);
+}
+
+function assertTable(table: unknown): void {
+  if (typeof table !== "string" || table === "" || table.includes("\0")) {
+    throw new InvalidOption("`table` must be a non-empty string without NUL characters");
+  }
+  if (/^sqlite(_|$)/i.test(table)) {
+    throw new InvalidOption("`table` must not be in the `sqlite_` names, which SQLite reserves");
+  }
+}
+
+/** One write, run within the transaction that it shares with the others of its turn. */
+interface Write {
+  readonly id: RecordId;
+  readonly askedAt: number;
+  run(): unknown;
+}
+
+interface ClaimRow {
+  attempt: SqliteInteger;
+  crashes: SqliteInteger;
+  on_crash: SqliteInteger;
+}
+
+interface CountRow {
+  state: SqliteInteger;
+  records: SqliteInteger;
+  oldest_ms: SqliteInteger | null;
+}
+
+class SqliteRecords implements SqliteStore {
+  readonly name = "sqlite";
+  readonly #connection: SqliteConnection;
+  readonly #table: string;
+  readonly #sql: SqliteStatements;
+  readonly #combined: (write: Write) => Promise<unknown>;
+  #isReady = false;
+
+  constructor(connection: SqliteConnection, table: string) {
+    this.#connection = connection;
+    this.#table = table;
+    this.#sql = statementsFor(tablesOf(table));
+    this.#combined = combine<Write, unknown>({
+      send: (writes) => this.#transact(writes),
+      itemsMax: BATCH_ITEMS_MAX,
+      inFlightMax: 1,
+      collect: "turn",
+      // Writes run one after the other, so that two about one record may share a transaction.
+      repeats: true,
+    });
+  }
+
+  async migrate(): Promise<void> {
+    await this.#connection.patiently(() => {
+      this.#connection.configure();
+      applyMigrations(this.#connection, this.#table);
+      assertSchema(this.#connection, this.#table);
+    });
+  }
+
+  async begin(claim: Claim): Promise<BeginAnswer> {
+    // Duplicates of finished and of running operations neither write nor wait for a lock.
+    const seen = await this.#read(() => answerTo(claim, this.#find(claim.id)));
+    return seen ?? this.#write(claim.id, () => this.#claim(claim));
+  }
+
+  #claim(claim: Claim): BeginAnswer {
+    const { id, owner, refuseLate } = claim;
+    const [acquired] = this.#connection.rows<ClaimRow>(
+      refuseLate ? this.#sql.claimUnlessLate : this.#sql.claim,
+      ...[id, claim.scope, claim.key, claim.fingerprint, owner],
+      ...[CRASH_POLICY_CODES[claim.onCrash], claim.leaseMs],
+      claim.lapsedRetentionMs === null ? null : claim.leaseMs + claim.lapsedRetentionMs,
+      ...(refuseLate ? [refuseLate.sentAt, refuseLate.ageMaxMs, id] : []),
+      claim.attemptsMax,
+    );
+    if (acquired !== undefined) {
+      const isProbe = Number(acquired.on_crash) === CRASH_POLICY_CODES.probe;
+      const probe = isProbe && Number(acquired.crashes) > 0;
+      return { kind: "acquired", attempt: Number(acquired.attempt), probe };
+    }
+    const record = this.#find(id);
+    if (record !== undefined) return answerTo(claim, record) ?? this.#holdLapsed(claim, record);
+    if (this.#connection.run(this.#sql.forgetExpired, id) > 0) return this.#claim(claim);
+    if (refuseLate !== undefined) return { kind: "late" };
+    throw clockWentBack();
+  }
+
+  /** SM-4, SM-23a: a lapsed record that may not be taken over. */
+  #holdLapsed(claim: Claim, { attempt, owner, onCrash }: StoredRecord): BeginAnswer {
+    const reason = onCrash === "hold" ? "lease-lapsed" : "attempts-exhausted";
+    const { id, heldRetentionMs } = claim;
+    const { holdLapsed } = this.#sql;
+    const held = this.#connection.run(holdLapsed, reason, heldRetentionMs, id, attempt, owner);
+    if (held === 0) throw clockWentBack();
+    return { kind: "held", attempt, reason };
+  }
+
+  settle(ending: Ending): Promise<SettleAnswer> {
+    const { id, attempt, owner } = ending;
+    const state = { complete: "completed", release: "open", hold: "held" } as const;
+    const result = ending.kind === "complete" ? blob(ending.result) : null;
+    const reason = ending.kind === "hold" ? ending.reason : null;
+    return this.#write(id, () => {
+      const settled = this.#connection.run(
+        this.#sql.settle,
+        ...[STATE_CODES[state[ending.kind]], result, reason, ending.retentionMs],
+        ...[id, attempt, owner],
+      );
+      return settled > 0 ? { kind: "settled" } : this.#stale(ending);
+    });
+  }
+
+  renew(renewal: Renewal): Promise<RenewAnswer> {
+    const { id, attempt, owner, leaseMs, lapsedRetentionMs } = renewal;
+    const lifeMs = lapsedRetentionMs === null ? null : leaseMs + lapsedRetentionMs;
+    return this.#write(id, () => {
+      const renewed = this.#connection.run(this.#sql.renew, leaseMs, lifeMs, id, attempt, owner);
+      return renewed > 0 ? { kind: "renewed" } : this.#stale(renewal);
+    });
+  }
+
+  /** @throws {RecordUnreadable} when nobody can tell whose the record is */
+  #stale({ id }: AttemptToken): { kind: "stale" } {
+    this.#find(id);
+    return { kind: "stale" };
+  }
+
+  read(id: RecordId): Promise<StoredRecord | undefined> {
+    return this.#read(() => this.#find(id));
+  }
+
+  async sweep(limit: number): Promise<number> {
+    assertInteger(limit, "limit", 1, SWEEP_LIMIT_MAX);
+    return this.#write("", () => this.#connection.run(this.#sql.sweep, limit));
+  }
+
+  resolve(resolution: Resolution): Promise<ResolveAnswer> {
+    const { id, retentionMs } = resolution;
+    const [state, result] =
+      resolution.kind === "complete"
+        ? [STATE_CODES.completed, blob(resolution.result)]
+        : [STATE_CODES.open, null];
+    return this.#write(id, () => {
+      const resolved = this.#connection.run(this.#sql.resolve, state, result, retentionMs, id);
+      if (resolved > 0) return { kind: "resolved" };
+      const record = this.#find(id);
+      return record ? { kind: "refused", state: record.state } : { kind: "absent" };
+    });
+  }
+
+  void({ id, scope, key, retentionMs }: VoidRequest): Promise<VoidAnswer> {
+    return this.#write(id, () => {
+      this.#connection.run(this.#sql.forgetExpired, id);
+      const voided = this.#connection.run(this.#sql.void, id, scope, key, retentionMs);
+      if (voided > 0) return { kind: "voided" };
+      switch (this.#find(id)?.state) {
+        case "completed":
+          return { kind: "completed" };
+        case "running":
+          return { kind: "busy" };
+        case "void":
+          return { kind: "voided" };
+        default:
+          throw clockWentBack();
+      }
+    });
+  }
+
+  delete(id: RecordId): Promise<DeleteAnswer> {
+    return this.#write(id, () => {
+      const [deleted] = this.#connection.rows<{ expired: SqliteInteger }>(this.#sql.delete, id);
+      if (deleted !== undefined) return { kind: deleted.expired ? "absent" : "deleted" };
+      return { kind: this.#find(id) ? "busy" : "absent" };
+    });
+  }
+
+  async list({ scope, state, olderThanMs, limit, cursor }: ListQuery): Promise<ListPage> {
+    assertInteger(limit, "limit", 1, LIST_LIMIT_MAX);
+    const before = cursor === undefined ? null : parseCursor(cursor);
+    return this.#read(() => {
+      const rows = this.#connection.rows<RecordRow>(
+        this.#sql.list(state),
+        ...[before, scope ?? null, olderThanMs ?? null, limit + 1],
+      );
+      const page = rows.slice(0, limit);
+      const last = page.at(-1);
+      return {
+        records: page.flatMap(readableRecord),
+        ...(last && rows.length > limit && { cursor: String(last.position) }),
+      };
+    });
+  }
+
+  stats(): Promise<StoreStats> {
+    return this.#read(() => {
+      const states = { running: 0, completed: 0, held: 0, open: 0, void: 0 };
+      let oldestHeldMs: number | null = null;
+      for (const row of this.#connection.rows<CountRow>(this.#sql.countByState)) {
+        const state = STATES.get(Number(row.state));
+        if (state === undefined) continue;
+        states[state] = Number(row.records);
+        if (state === "held") oldestHeldMs = Number(row.oldest_ms);
+      }
+      const [size] = this.#connection.rows<{ bytes: SqliteInteger }>(this.#sql.bytes);
+      return { states, oldestHeldMs, bytes: Number(size!.bytes) };
+    });
+  }
+
+  /** The live record. */
+  #find(id: RecordId): StoredRecord | undefined {
+    const [row] = this.#connection.rows<RecordRow>(this.#sql.find, id);
+    return row && storedRecord(row);
+  }
+
+  #read<Answer>(query: () => Answer): Promise<Answer> {
+    return this.#connection.patiently(() => {
+      this.#prepare();
+      return query();
+    });
+  }
+
+  #write<Answer>(id: RecordId, run: () => Answer): Promise<Answer> {
+    return this.#combined({ id, run, askedAt: performance.now() }) as Promise<Answer>;
+  }
+
+  /** All or nothing on disk; each write is still answered, and refused, for itself. */
+  #transact(writes: readonly Write[]): Promise<unknown[]> {
+    // The time in the queue counts, so that a long queue does not multiply the patience.
+    const since = Math.max(...writes.map(({ askedAt }) => askedAt));
+    return this.#connection.patiently(() => {
+      this.#prepare();
+      return this.#connection.transaction(() => writes.map((write) => this.#answer(write)));
+    }, since);
+  }
+
+  #answer({ run }: Write): unknown {
+    try {
+      return run();
+    } catch (error) {
+      if (this.#connection.survives(error)) return storeError(error);
+      throw error;
+    }
+  }
+
+  /** Once it has succeeded; what failed is tried again by the next call. */
+  #prepare(): void {
+    if (this.#isReady) return;
+    this.#connection.configure();
+    assertSchema(this.#connection, this.#table);
+    this.#isReady = true;
+  }
+}
+
+/** Leaves a damaged record out, so that it does not hide the others. */
+function readableRecord(row: RecordRow): StoredRecord[] {
+  try {
+    return [storedRecord(row)];
+  } catch (error) {
+    if (error instanceof RecordUnreadable) return [];
+    throw error;
+  }
+}
+
+/** What a begin is told without a write, in the order of SM-2; nothing when it may need one. */
+function answerTo(claim: Claim, record: StoredRecord | undefined): BeginAnswer | undefined {
+  if (record === undefined) return undefined;
+  const { state, attempt, fingerprint } = record;
+  const isBlankTombstone = state === "void" && fingerprint === "";
+  if (fingerprint !== claim.fingerprint && !isBlankTombstone) {
+    return { kind: "mismatch", fingerprint };
+  }
+  switch (state) {
+    case "completed":
+      return { kind: "done", attempt, result: record.result!, expiresInMs: record.expiresInMs! };
+    case "held":
+      return { kind: "held", attempt, reason: record.reason! };
+    case "void":
+      return { kind: "void" };
+    case "open":
+      return undefined;
+    case "running": {
+      const leaseRemainingMs = record.leaseRemainingMs!;
+      if (record.owner === claim.owner || leaseRemainingMs <= 0) return undefined;
+      return { kind: "busy", attempt, leaseRemainingMs };
+    }
+  }
+}
+
+/** Two statements of one transaction disagree about the time; asking again settles it. */
+function clockWentBack(): StoreUnavailable {
+  return new StoreUnavailable("The clock was set back while a record changed hands; ask again");
+}
+
+function parseCursor(cursor: string): number {
+  if (!/^[1-9]\d{0,15}$/.test(cursor)) {
+    throw new InvalidOption("`cursor` is not one that a previous page of this list ended with");
+  }
+  return Number(cursor);
+}

@@ -1,0 +1,161 @@
+// The store that goes wrong on purpose: each fault does what it says, on the call that it names.
+
+import { expect, test } from "vitest";
+import { StoreUnavailable } from "../../src/errors.ts";
+import type { Store } from "../../src/store.ts";
+import { memoryStore } from "../../src/stores/memory.ts";
+import { acquire, claimOf, completion, voiding } from "../../src/testing/claims.ts";
+import { faultyStore, type StoreMethod } from "../../src/testing/index.ts";
+
+function gate() {
+  let open = () => {};
+  const until = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  return { until, open };
+}
+
+/** Turns of the event loop, so that whatever could go on has gone on. */
+async function turns(): Promise<void> {
+  for (let n = 0; n < 5; n++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** One call of every method of the contract. */
+function everyCall(store: Store): Record<StoreMethod, () => Promise<unknown>> {
+  const claim = claimOf();
+  const { id } = claim;
+  const token = { id, attempt: 1, owner: claim.owner };
+  return {
+    begin: () => store.begin(claim),
+    renew: () => store.renew({ ...token, leaseMs: 1_000, lapsedRetentionMs: null }),
+    read: () => store.read(id),
+    settle: () => store.settle({ ...token, kind: "hold", reason: "unsure", retentionMs: null }),
+    resolve: () => store.resolve({ id, kind: "open", retentionMs: 1_000 }),
+    void: () => store.void(voiding(claim)),
+    list: () => store.list({ limit: 10 }),
+    stats: () => store.stats(),
+    delete: () => store.delete(id),
+    sweep: () => store.sweep(10),
+  };
+}
+
+test("without a plan every method answers as the store does, and is counted", async () => {
+  const store = faultyStore(memoryStore());
+  const answers: Record<string, unknown> = {};
+  for (const [method, call] of Object.entries(everyCall(store))) answers[method] = await call();
+  expect(answers).toMatchObject({
+    begin: { kind: "acquired" },
+    renew: { kind: "renewed" },
+    read: { state: "running" },
+    settle: { kind: "settled" },
+    resolve: { kind: "resolved" },
+    void: { kind: "voided" },
+    list: { records: [{ state: "void" }] },
+    stats: { states: { void: 1 } },
+    delete: { kind: "deleted" },
+    sweep: 0,
+  });
+  expect(store.name).toBe("memory");
+  expect(store.injected).toBe(0);
+  expect(new Set(Object.values(store.calls))).toEqual(new Set([1, 10]));
+  expect(store.calls.total).toBe(10);
+});
+
+test("every method can fail", async () => {
+  for (const method of Object.keys(everyCall(memoryStore())) as StoreMethod[]) {
+    const store = faultyStore(memoryStore(), [{ method, effect: "fail-before" }]);
+    await expect(everyCall(store)[method]()).rejects.toThrow(StoreUnavailable);
+    expect(store.injected).toBe(1);
+  }
+});
+
+test("a call that fails before never reaches the store", async () => {
+  const inner = memoryStore();
+  const store = faultyStore(inner, [{ method: "begin", call: 1, effect: "fail-before" }]);
+  const claim = claimOf();
+  await expect(store.begin(claim)).rejects.toThrow("the call was lost");
+  expect(await inner.read(claim.id)).toBeUndefined();
+});
+
+test("a call that fails after has done its work", async () => {
+  const inner = memoryStore();
+  const error = new Error("connection reset");
+  const store = faultyStore(inner, [{ method: "begin", call: 1, effect: "fail-after", error }]);
+  const claim = claimOf();
+  await expect(store.begin(claim)).rejects.toBe(error);
+  expect((await inner.read(claim.id))?.owner).toBe(claim.owner);
+});
+
+test("a fault hits the call that it counts to, of its method or of any", async () => {
+  const store = faultyStore(memoryStore(), [
+    { method: "read", call: 2, effect: "fail-before" },
+    { call: 5, effect: "fail-before" },
+  ]);
+  const { id } = claimOf();
+  await store.read(id);
+  await store.stats();
+  await expect(store.read(id)).rejects.toThrow(StoreUnavailable);
+  await store.read(id);
+  await expect(store.stats()).rejects.toThrow(StoreUnavailable);
+  await store.read(id);
+  expect(store.injected).toBe(2);
+});
+
+test("a fault without a number hits every call", async () => {
+  const store = faultyStore(memoryStore(), [{ method: "stats", effect: "fail-before" }]);
+  for (let n = 1; n <= 3; n++) {
+    await expect(store.stats()).rejects.toThrow(StoreUnavailable);
+    expect(store.injected).toBe(n);
+  }
+});
+
+test("of two faults on one call the first in the plan counts", async () => {
+  const error = new Error("the first");
+  const store = faultyStore(memoryStore(), [
+    { call: 1, effect: "fail-before", error },
+    { call: 1, effect: "fail-before" },
+  ]);
+  await expect(store.stats()).rejects.toBe(error);
+  expect(store.injected).toBe(1);
+});
+
+test("a call delivered twice answers with the second delivery", async () => {
+  const store = faultyStore(memoryStore(), [{ method: "settle", effect: "twice" }]);
+  const token = await acquire(store, claimOf());
+  expect(await store.settle(completion(token, "first"))).toEqual({ kind: "stale" });
+  expect((await store.read(token.id))?.state).toBe("completed");
+});
+
+test("a delayed call reaches the store when its promise resolves", async () => {
+  const inner = memoryStore();
+  const { until, open } = gate();
+  const store = faultyStore(inner, [{ method: "begin", call: 1, effect: "delay", until }]);
+  const claim = claimOf();
+  const begun = store.begin(claim);
+  await turns();
+  expect(await inner.read(claim.id)).toBeUndefined();
+  open();
+  expect((await begun).kind).toBe("acquired");
+});
+
+test("a delayed reply leaves the work done and the caller waiting", async () => {
+  const inner = memoryStore();
+  const { until, open } = gate();
+  const store = faultyStore(inner, [{ method: "begin", effect: "delay-reply", until }]);
+  const claim = claimOf();
+  let answered = false;
+  const begun = store.begin(claim).finally(() => {
+    answered = true;
+  });
+  await turns();
+  expect((await inner.read(claim.id))?.state).toBe("running");
+  expect(answered).toBe(false);
+  open();
+  expect((await begun).kind).toBe("acquired");
+});
+
+test("a delay whose promise rejects fails the call", async () => {
+  const until = Promise.reject(new Error("aborted"));
+  const store = faultyStore(memoryStore(), [{ call: 1, effect: "delay", until }]);
+  await expect(store.stats()).rejects.toThrow("aborted");
+});
