@@ -10,10 +10,15 @@ export type { HttpOperation } from "../http/exchange.ts";
 export { operationOf } from "../http/operation-of.ts";
 export type { HttpOptions } from "../http/options.ts";
 
-/** What is used of Express's request; both majors have it. */
+/**
+ * What is used of Express's request; both majors have it. Name your own type, as in
+ * `idempotent<Request>(…)`, to have what your middleware adds checked.
+ */
 export interface ExpressRequest extends IncomingMessage {
   originalUrl: string;
   body?: unknown;
+  // biome-ignore lint/suspicious/noExplicitAny: what middleware adds, such as `req.auth`, is unknown here
+  [property: string]: any;
 }
 
 /**
