@@ -212,4 +212,62 @@ export interface Store {
   delete(id: RecordId): Promise<DeleteAnswer>;
   list(query: ListQuery): Promise<ListPage>;
   stats(): Promise<StoreStats>;
+
+  /**
+   * Wakes those who wait for an operation (EN-3): `wake` is called when its record may have changed,
+   * perhaps too often, perhaps not at all; a lost notification only costs time. Returns its end.
+   */
+  subscribe?(id: RecordId, wake: () => void): () => void;
+  /** Present where claim, the handler's writes and the result can be one transaction (EN-5). */
+  readonly transactions?: StoreTransactions;
+}
+
+export type SqlValue = string | number | bigint | boolean | Uint8Array | Date | null;
+
+/** Runs SQL in a transaction that somebody opened; `fromPg(client)` and its kin make one. */
+export interface SqlExecutor {
+  /** Whose SQL and placeholders it takes: `$1` for Postgres, `?` for the others. */
+  readonly dialect: "postgres" | "mysql" | "sqlite";
+  query(sql: string, parameters: readonly SqlValue[]): Promise<SqlResult>;
+}
+
+export interface SqlResult {
+  rows: readonly Record<string, unknown>[];
+  /** Rows inserted, updated or deleted. */
+  changes: number;
+}
+
+/**
+ * A store's part in one database transaction with the handler's writes (EN-5). All of it commits or
+ * none of it does, so a crash leaves nothing behind.
+ */
+export interface StoreTransactions<Transaction = unknown> {
+  /** How many may run at once and leave a connection for the handlers' own queries; at least 1. */
+  readonly concurrencyMax: number;
+  /**
+   * Opens a transaction that is as durable as the answer that it carries (ST-11a), does the work,
+   * commits; rolls back when the work throws. The work sees the user's own client and an executor
+   * on it. Rejects with what the work throws, or with the database's error: the outcome of a commit
+   * whose connection was lost is unknown to it, and the engine reads back.
+   */
+  run<Answer>(
+    work: (transaction: Transaction, executor: SqlExecutor) => Promise<Answer>,
+  ): Promise<Answer>;
+  /** Whether doing it all again may help: serialisation failures, deadlocks, lost connections. */
+  isRetryable(error: unknown): boolean;
+  /**
+   * The claim and its completion in one statement, as the last of a transaction: `stale` when the
+   * record is not absent, `open`, or lapsed under `rerun` with the same fingerprint. It waits for a
+   * transaction under way that has the same key.
+   */
+  complete(
+    executor: SqlExecutor,
+    claim: Claim,
+    result: Uint8Array,
+    retentionMs: number,
+  ): Promise<SettleAnswer>;
+  /** {@link Store.begin} within a transaction that the caller opened; waits as `complete` does. */
+  begin(executor: SqlExecutor, claim: Claim): Promise<BeginAnswer>;
+  /** {@link Store.settle} within a transaction that the caller opened. */
+  settle(executor: SqlExecutor, ending: Ending): Promise<SettleAnswer>;
 }
