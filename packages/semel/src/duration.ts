@@ -1,6 +1,7 @@
 // Durations as people write them, turned into the milliseconds that the engine counts in.
 
 import { InvalidOption } from "./errors.ts";
+import { shown } from "./options.ts";
 
 /** A length of time: a number of milliseconds, or a string such as `"250ms"`, `"30s"`, `"24h"`. */
 export type Duration = number | `${number}${"ms" | "s" | "m" | "h" | "d"}`;
@@ -40,8 +41,7 @@ function parse(value: unknown, option: string): number {
     const match = WRITTEN.exec(value);
     if (match) return Number(match[1]) * UNIT_MS[match[2] as keyof typeof UNIT_MS];
   }
-  const written = typeof value === "string" ? JSON.stringify(value) : String(value);
   throw new InvalidOption(
-    `\`${option}\` must be milliseconds or a string such as "250ms", "30s", "5m", "24h" or "7d", got ${written}`,
+    `\`${option}\` must be milliseconds or a string such as "250ms", "30s", "5m", "24h" or "7d", got ${shown(value)}`,
   );
 }

@@ -5,7 +5,7 @@
 import { hash } from "node:crypto";
 import canonicalize from "canonicalize";
 import { InvalidOption, PayloadInvalid } from "./errors.ts";
-import { assertKnownOptions } from "./options.ts";
+import { assertKnownOptions, shown } from "./options.ts";
 
 /**
  * What of a payload counts.
@@ -146,7 +146,7 @@ function parsePointers(pointers: unknown, mode: string): Path[] {
   return pointers.map((pointer: unknown) => {
     if (typeof pointer !== "string" || !pointer.startsWith("/")) {
       throw new InvalidOption(
-        `\`fingerprint.${mode}\` holds ${JSON.stringify(pointer)}, which is not a JSON Pointer such as "/amount" (RFC 6901)`,
+        `\`fingerprint.${mode}\` holds ${shown(pointer)}, which is not a JSON Pointer such as "/amount" (RFC 6901)`,
       );
     }
     return pointer

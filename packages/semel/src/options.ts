@@ -54,7 +54,7 @@ export function assertMethods(value: unknown, option: string, methods: readonly 
 }
 
 /** A value in a message: anything may have been passed. */
-function shown(value: unknown): string {
+export function shown(value: unknown): string {
   if (typeof value === "string") return JSON.stringify(value);
   const isShort = (typeof value !== "object" || value === null) && typeof value !== "function";
   return isShort ? String(value) : typeof value;

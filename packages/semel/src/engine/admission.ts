@@ -68,6 +68,8 @@ export interface AdmissionHost extends AttemptHost {
 
 const BEGIN_TRIES = 2;
 const BEGIN_BACKOFF = { baseMs: 50, capMs: 50 };
+/** However long somebody waits, this often they look for themselves. */
+const WAIT_MS_MAX = 60_000;
 const WAIT_BACKOFF = { baseMs: 20, capMs: 500 };
 /** Of its lease, what a claim may have used up when its answer arrives. */
 const LEASE_SHARE_MAX = 2 / 3;
@@ -124,22 +126,39 @@ export class Admissions {
   /**
    * Admits a request, waiting for a running attempt as long as its policy says (EN-3). Nobody who
    * waited acquires without a fresh `begin`.
+   *
+   * @param begin asks the store, for the first request of this process
    */
-  async admit(request: OperationRequest): Promise<Admission> {
+  async admit(
+    request: OperationRequest,
+    begin: () => Promise<Admission> = () => this.#begin(request),
+  ): Promise<Admission> {
     const { clock } = this.#host;
     const deadline = clock.now() + request.policy.waitMs;
     for (let tries = 0; ; tries++) {
       request.signal?.throwIfAborted();
-      const admission = await this.#admitOnce(request);
+      const admission = await this.#admitOnce(request, begin);
       if (admission.kind !== "busy") return admission;
       const remainingMs = deadline - clock.now();
       if (remainingMs <= 0) return admission;
-      const flight = this.#flights.get(request.id);
-      const delayMs = flight
-        ? remainingMs
-        : 5 + backoffMs(WAIT_BACKOFF, tries, () => this.#host.random());
-      await pause(clock, Math.min(remainingMs, delayMs), request.signal, flight?.ended);
+      await this.#change(request, Math.min(remainingMs, WAIT_MS_MAX), tries);
     }
+  }
+
+  /** Waits until it is worth looking again. */
+  async #change(request: OperationRequest, mostMs: number, tries: number): Promise<void> {
+    const { clock, store } = this.#host;
+    const { id, signal } = request;
+    const flight = this.#flights.get(id);
+    if (flight) return pause(clock, mostMs, signal, flight.ended);
+    const delayMs = 5 + backoffMs(WAIT_BACKOFF, tries, () => this.#host.random());
+    if (!store.subscribe) return pause(clock, Math.min(mostMs, delayMs), signal);
+    let end = () => {};
+    const woken = new Promise<void>((wake) => {
+      end = store.subscribe!(id, wake);
+    });
+    // A notification may be lost, so it only ends a pause that ends by itself.
+    await pause(clock, Math.min(mostMs, delayMs), signal, woken).finally(end);
   }
 
   /**
@@ -155,7 +174,7 @@ export class Admissions {
     const deadline = clock.now() + Math.max(request.policy.waitMs, completionRetryMs);
     let found = record;
     for (let tries = 0; ; tries++) {
-      const admission = found && (await this.#view(found, request));
+      const admission = found && (await this.view(found, request));
       const remainingMs = deadline - clock.now();
       if (admission?.kind !== "busy" || remainingMs <= 0) return admission;
       const delayMs = 5 + backoffMs(WAIT_BACKOFF, tries, () => this.#host.random());
@@ -168,7 +187,14 @@ export class Admissions {
     }
   }
 
-  async #view(record: StoredRecord, request: OperationRequest): Promise<Admission | undefined> {
+  /** The live record, asked for within a bounded time. */
+  read(id: RecordId): Promise<StoredRecord | undefined> {
+    const { store, clock, storeTimeoutMs } = this.#host;
+    return bounded(clock, store.read(id), storeTimeoutMs, lateAnswer);
+  }
+
+  /** What a record answers a request with; `undefined` when it does not stand in its way. */
+  async view(record: StoredRecord, request: OperationRequest): Promise<Admission | undefined> {
     // The record may be a new one, after a deletion.
     if (differs(request.fingerprint, record.fingerprint)) return { kind: "mismatch" };
     switch (record.state) {
@@ -190,7 +216,7 @@ export class Admissions {
     }
   }
 
-  async #admitOnce(request: OperationRequest): Promise<Admission> {
+  async #admitOnce(request: OperationRequest, begin: () => Promise<Admission>): Promise<Admission> {
     const { cache, clock } = this.#host;
     for (;;) {
       const cached = cache.get(request.id, clock.now());
@@ -200,7 +226,7 @@ export class Admissions {
         return admission;
       }
       const flight = this.#flights.get(request.id);
-      const answer = flight ? await this.#join(request, flight) : await this.#lead(request);
+      const answer = flight ? await this.#join(request, flight) : await this.#lead(request, begin);
       if (answer === undefined) continue;
       if (answer.kind === "failed") throw answer.error;
       this.#publish(request, answer, flight !== undefined);
@@ -225,13 +251,16 @@ export class Admissions {
   }
 
   /** The first request here: the one that asks the store. */
-  async #lead(request: OperationRequest): Promise<Admission | SemelFailure> {
+  async #lead(
+    request: OperationRequest,
+    begin: () => Promise<Admission>,
+  ): Promise<Admission | SemelFailure> {
     if (this.#closed) return { kind: "failed", error: new Closed() };
     let end = () => {};
     const ended = new Promise<void>((resolve) => {
       end = resolve;
     });
-    const begun = this.#begin(request).catch(
+    const begun = begin().catch(
       (error: unknown): SemelFailure => ({ kind: "failed", error: asStoreError(error) }),
     );
     const flight: Flight = { request, begun, attempt: undefined, ended, end };
@@ -262,7 +291,7 @@ export class Admissions {
   }
 
   async #begin(request: OperationRequest): Promise<Admission> {
-    const claim = this.#claim(request);
+    const claim = this.claim(request);
     const { policy } = request;
     const answer = await this.#ask(claim, policy);
     if (answer.kind === "mismatch" && !isComparable(answer.fingerprint, request.fingerprint)) {
@@ -281,17 +310,24 @@ export class Admissions {
     answer: BeginAnswer,
     claim: Claim,
   ): Promise<Admission> {
+    if (answer.kind !== "acquired") return this.refused(request, answer, claim.fingerprint);
+    const { id, owner } = claim;
+    const attempt = new Attempt(this.#host, request, { id, attempt: answer.attempt, owner });
+    this.#host.heartbeat.add(attempt);
+    return { kind: "run", attempt, probe: answer.probe };
+  }
+
+  /** What a request is answered with that may not run. */
+  async refused(
+    request: OperationRequest,
+    answer: Exclude<BeginAnswer, { kind: "acquired" }>,
+    fingerprint: string,
+  ): Promise<Admission> {
     switch (answer.kind) {
-      case "acquired": {
-        const { id, owner } = claim;
-        const attempt = new Attempt(this.#host, request, { id, attempt: answer.attempt, owner });
-        this.#host.heartbeat.add(attempt);
-        return { kind: "run", attempt, probe: answer.probe };
-      }
       case "done": {
         const result = await open(answer.result);
         if (!isUsable(result, request)) return { kind: "mismatch" };
-        this.#remember(request.id, claim.fingerprint, answer.attempt, result, answer.expiresInMs);
+        this.#remember(request.id, fingerprint, answer.attempt, result, answer.expiresInMs);
         return { kind: "replay", attempt: answer.attempt, result, expiresInMs: answer.expiresInMs };
       }
       case "busy":
@@ -303,7 +339,8 @@ export class Admissions {
     }
   }
 
-  #claim(request: OperationRequest): Claim {
+  /** A claim for this request, by a fresh owner. */
+  claim(request: OperationRequest): Claim {
     const { id, scope, key, fingerprint, policy, sentAt } = request;
     const { leaseMs, onCrash, attemptsMax, lapsedRetentionMs, heldRetentionMs, lateAfterMs } =
       policy;

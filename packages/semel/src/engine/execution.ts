@@ -190,7 +190,7 @@ export function refusal(admission: Exclude<Admission, { kind: "replay" }>): Seme
   }
 }
 
-function failureResult(error: unknown): StoredResult {
+export function failureResult(error: unknown): StoredResult {
   const name = error instanceof Error ? String(error.name) : "Error";
   const failure = JSON.stringify({ name, message: messageOf(error) });
   return { kind: "failure", omitted: false, bytes: Buffer.from(failure) };

@@ -10,7 +10,15 @@ import { type FingerprintSelection, fingerprinter } from "../fingerprint.ts";
 import { assertKey, assertScope, recordId } from "../key.ts";
 import { assertInteger, assertKnownOptions, assertMethods } from "../options.ts";
 import { bounded } from "../retry.ts";
-import type { DeleteAnswer, ResolveAnswer, Store, StoreStats, VoidAnswer } from "../store.ts";
+import type {
+  DeleteAnswer,
+  ResolveAnswer,
+  SqlExecutor,
+  Store,
+  StoreStats,
+  StoreTransactions,
+  VoidAnswer,
+} from "../store.ts";
 import {
   Administration,
   type OperationName,
@@ -20,7 +28,12 @@ import {
   type RecordQuery,
   type Verdict,
 } from "./administration.ts";
-import { type Admission, Admissions, type OperationRequest } from "./admission.ts";
+import {
+  type Admission,
+  type AdmissionHost,
+  Admissions,
+  type OperationRequest,
+} from "./admission.ts";
 import type { Operation, Settlement } from "./attempt.ts";
 import type { StoredResult } from "./envelope.ts";
 import { encoded, execute, type Outcome, outcomeOf, refusal, settleByProbe } from "./execution.ts";
@@ -28,10 +41,11 @@ import { Heartbeat } from "./heartbeat.ts";
 import { OPERATION_OPTIONS, type OperationOptions, type Policy, policyOf } from "./policy.ts";
 import { ResultCache } from "./result-cache.ts";
 import { Sweeper } from "./sweeper.ts";
+import { type TransactionHandler, Transactions } from "./transactions.ts";
 
-export interface IdempotencyOptions extends OperationOptions {
+export interface IdempotencyOptions<Transaction = unknown> extends OperationOptions {
   /** Where records are kept. */
-  store: Store;
+  store: Store & { readonly transactions?: StoreTransactions<Transaction> };
   /**
    * Finished results kept in this process, so that repeated replays need no store. What an
    * administrator removes elsewhere may be seen for `lifetime` more. `false` switches it off.
@@ -103,6 +117,8 @@ const STORE_METHODS = [
   "list",
   "stats",
 ];
+/** In a transaction, running again after a crash is safe: the crash left nothing behind (SM-24). */
+const RERUN: OperationOptions = { onCrash: "rerun" };
 const SIGNAL_METHODS = ["addEventListener", "removeEventListener", "throwIfAborted"];
 const UUID_V7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/i;
 
@@ -117,7 +133,7 @@ const UUID_V7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f
  *   async (operation) => charge(order, { signal: operation.signal }),
  * );
  */
-export class Idempotency {
+export class Idempotency<Transaction = unknown> {
   /** The bound above which results are not kept, in bytes. */
   readonly maxResultBytes: number;
   readonly #administration: Administration;
@@ -127,8 +143,9 @@ export class Idempotency {
   readonly #admissions: Admissions;
   readonly #heartbeat: Heartbeat;
   readonly #sweeper: Sweeper;
+  readonly #transactions: Transactions;
 
-  constructor(options: IdempotencyOptions) {
+  constructor(options: IdempotencyOptions<Transaction>) {
     assertKnownOptions(options, OPTIONS, "new Idempotency()");
     assertStore(options.store);
     const { store, clock = systemClock, random = Math.random } = options;
@@ -148,7 +165,7 @@ export class Idempotency {
     const maxResultBytes = options.maxResultBytes ?? 2 ** 20;
     assertInteger(maxResultBytes, "maxResultBytes", 0, 2 ** 30);
     this.maxResultBytes = maxResultBytes;
-    this.#admissions = new Admissions({
+    const host: AdmissionHost = {
       store,
       clock,
       random,
@@ -160,7 +177,9 @@ export class Idempotency {
       completionRetryMs: durationMs(options.completionRetry ?? "5s", "completionRetry"),
       superseded: (attempt) => this.#admissions.superseded(attempt),
       ended: (...end) => this.#admissions.ended(...end),
-    });
+    };
+    this.#admissions = new Admissions(host);
+    this.#transactions = new Transactions(host, this.#admissions, codec);
   }
 
   /**
@@ -177,21 +196,8 @@ export class Idempotency {
     request: RunRequest<Payload, Value>,
     handler: (operation: Operation) => Value | Promise<Value>,
   ): Promise<Outcome<Value>> {
-    assertKnownOptions(request, RUN_OPTIONS, "run()");
-    if (typeof handler !== "function") throw new InvalidOption("run() takes a handler function");
-    const { key, scope = "", payload, signal, firstSentAt } = request;
-    if (signal !== undefined) assertMethods(signal, "signal", SIGNAL_METHODS);
-    const work = this.#run(
-      this.request({
-        key,
-        scope,
-        fingerprint: fingerprinter(request.fingerprint)(payload),
-        policy: policyOf(request, this.#policy),
-        firstSentAt,
-        signal,
-      }),
-      handler,
-    );
+    const { signal } = request;
+    const work = this.#run(this.#requested(request, "run()", handler), handler);
     return signal ? untilAborted(work, signal) : work;
   }
 
@@ -209,6 +215,66 @@ export class Idempotency {
     return execute(admission.attempt, handler, this.#codec, (settlement) =>
       this.successor(settlement, request),
     );
+  }
+
+  /**
+   * Runs a handler once, with claim, its writes and its result in one database transaction: a crash
+   * at any point leaves nothing behind, and the next duplicate runs it (EN-5). Serialisation
+   * failures and deadlocks are retried, so the handler may be called again; its only effects must
+   * be in the transaction. Two processes may race to the commit, and one of them rolls back.
+   *
+   * @param handler is given the store's own transaction: a `pg` client, a `mysql2` connection, …
+   * @throws what the handler throws, after the rollback; `InvalidOption` when the store has no
+   * transactions; otherwise as {@link run}
+   * @example
+   * await idempotency.transaction({ key, scope, payload: order }, async (client) => {
+   *   await client.query("INSERT INTO orders (sku) VALUES ($1)", [order.sku]);
+   *   return { accepted: true };
+   * });
+   */
+  async transaction<Value, Payload = unknown>(
+    request: RunRequest<Payload, Value>,
+    handler: TransactionHandler<Transaction, Value>,
+  ): Promise<Outcome<Value>> {
+    const { signal } = request;
+    const work = this.#transactions.run(
+      this.#requested(request, "transaction()", handler, RERUN),
+      handler,
+    );
+    return signal ? untilAborted(work, signal) : work;
+  }
+
+  /**
+   * Joins a transaction that the caller has opened. What it returns is true when that transaction
+   * commits; when it throws, roll back.
+   *
+   * @param executor the transaction: `fromPg(client)`, `fromKysely(trx)`, … of `semel/sql`
+   * @throws as {@link transaction}; `AttemptSuperseded` when another transaction was faster
+   */
+  async within<Value, Payload = unknown>(
+    executor: SqlExecutor,
+    request: RunRequest<Payload, Value>,
+    handler: (operation: Operation) => Value | Promise<Value>,
+  ): Promise<Outcome<Value>> {
+    assertMethods(executor, "executor", ["query"]);
+    const asked = this.#requested(request, "within()", handler, RERUN);
+    return this.#transactions.within(executor, asked, handler);
+  }
+
+  /** Checks what a caller asks for. */
+  #requested<Payload, Value>(
+    request: RunRequest<Payload, Value>,
+    where: string,
+    handler: unknown,
+    forced: OperationOptions = {},
+  ): OperationRequest {
+    assertKnownOptions(request, RUN_OPTIONS, where);
+    if (typeof handler !== "function") throw new InvalidOption(`${where} takes a handler function`);
+    const { key, scope = "", payload, signal, firstSentAt } = request;
+    if (signal !== undefined) assertMethods(signal, "signal", SIGNAL_METHODS);
+    const policy = policyOf({ ...request, ...forced }, this.#policy);
+    const fingerprint = fingerprinter(request.fingerprint)(payload);
+    return this.request({ key, scope, fingerprint, policy, firstSentAt, signal });
   }
 
   /** Checks and completes what an adapter says about a request. @internal */

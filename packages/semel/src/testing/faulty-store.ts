@@ -5,7 +5,7 @@ import { StoreUnavailable } from "../errors.ts";
 import type { Store } from "../store.ts";
 
 /** The methods of a {@link Store} that a fault can hit. */
-export type StoreMethod = Exclude<keyof Store, "name">;
+export type StoreMethod = Exclude<keyof Store, "name" | "subscribe" | "transactions">;
 
 /** One thing that goes wrong. */
 export type Fault = {

@@ -1,0 +1,99 @@
+// The default codec: what goes in comes out, and nothing else goes in.
+
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { isolated, jsonCodec } from "../src/codec.ts";
+
+const plain = fc.anything({
+  withBigInt: true,
+  withDate: true,
+  withMap: true,
+  withSet: true,
+  withTypedArray: true,
+  withSparseArray: true,
+  withNullPrototype: true,
+  withObjectString: true,
+});
+
+describe("the default codec (EN-2)", () => {
+  test("gives back an equal value for every value that it takes", () => {
+    fc.assert(
+      fc.property(plain, (value) => {
+        fc.pre(!holdsProto(value));
+        expect(jsonCodec.decode(jsonCodec.encode(value))).toStrictEqual(value);
+      }),
+      { numRuns: 2_000 },
+    );
+  });
+
+  test("gives back views of any offset and type, with their own bytes only", () => {
+    type ViewClass = new (memory: ArrayBuffer, offset: number, length: number) => ArrayBufferView;
+    const types: ViewClass[] = [
+      Int8Array,
+      Uint8ClampedArray,
+      Uint16Array,
+      Float32Array,
+      BigInt64Array,
+      DataView,
+    ];
+    fc.assert(
+      fc.property(
+        fc.uint8Array({ minLength: 64, maxLength: 64 }),
+        fc.constantFrom(...types),
+        fc.nat(3),
+        fc.nat(3),
+        (memory, View, offset, length) => {
+          const view = new View(memory.buffer as ArrayBuffer, offset * 8, length);
+          const back = jsonCodec.decode(jsonCodec.encode(view)) as ArrayBufferView;
+          expect(back.constructor).toBe(View);
+          expect(bytes(back)).toEqual(bytes(view));
+          expect(back.buffer.byteLength).toBe(view.byteLength);
+        },
+      ),
+    );
+  });
+
+  test("gives back a Buffer as a plain Uint8Array", () => {
+    const back = jsonCodec.decode(jsonCodec.encode(Buffer.from("text")));
+    expect(back).toStrictEqual(Uint8Array.from(Buffer.from("text")));
+  });
+
+  test("says which part cannot be stored", () => {
+    const value = { list: [{ ok: 1 }, { at: new Map([["k", () => {}]]) }] };
+    expect(() => jsonCodec.encode(value)).toThrow(
+      /Cannot stringify a function, at `value\.list\[1\]/,
+    );
+    expect(() => jsonCodec.encode(() => {})).toThrow(/^Cannot stringify a function$/);
+  });
+
+  test("refuses text that is not UTF-8", () => {
+    expect(() => jsonCodec.decode(Uint8Array.of(0x22, 0xff, 0x22))).toThrow();
+  });
+});
+
+test("an isolated codec shares no memory with values or stored bytes", () => {
+  const shared = Buffer.from("one");
+  const codec = isolated({ encode: () => shared, decode: (stored) => stored });
+  const encoded = codec.encode("any");
+  shared.write("two");
+  expect(Buffer.from(encoded).toString()).toBe("one");
+  const decoded = codec.decode(encoded) as Uint8Array;
+  decoded[0] = 0;
+  expect(Buffer.from(encoded).toString()).toBe("one");
+  expect(isolated(jsonCodec)).toBe(jsonCodec);
+});
+
+function bytes({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint8Array {
+  return new Uint8Array(buffer, byteOffset, byteLength).slice();
+}
+
+/** devalue refuses a key `__proto__`, wherever it is. */
+function holdsProto(value: unknown): boolean {
+  try {
+    jsonCodec.encode(value);
+    return false;
+  } catch (error) {
+    expect((error as Error).message).toContain("__proto__");
+    return true;
+  }
+}
