@@ -7,8 +7,8 @@ import { channel } from "node:diagnostics_channel";
 export type SemelEvent =
   | { type: "admitted"; id: string; admission: string; attempt?: number; cached: boolean }
   | { type: "settled"; id: string; attempt: number; ending: string; outcome: string }
-  /** The store failed behind the caller's back: in a heartbeat, a sweep, or an abandoned claim. */
-  | { type: "background-failure"; during: "renew" | "sweep" | "abandon"; error: unknown }
+  /** The store failed behind the caller's back: in a heartbeat, a sweep, an abandoned claim, a tier's front. */
+  | { type: "background-failure"; during: "renew" | "sweep" | "abandon" | "front"; error: unknown }
   /** A programming error that was kept away from the user's request. */
   | { type: "misuse"; id: string; message: string };
 
