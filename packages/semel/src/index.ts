@@ -11,6 +11,7 @@ export type {
   RecordQuery,
   Verdict,
 } from "./engine/administration.ts";
+export type { EncryptionOptions } from "./engine/at-rest.ts";
 export type { Operation } from "./engine/attempt.ts";
 export type { Outcome } from "./engine/execution.ts";
 export { Idempotency, type IdempotencyOptions, type RunRequest } from "./engine/idempotency.ts";

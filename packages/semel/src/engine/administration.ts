@@ -3,7 +3,7 @@
 import type { Codec } from "../codec.ts";
 import { type Duration, durationMs } from "../duration.ts";
 import { InvalidOption } from "../errors.ts";
-import { assertKey, assertScope, recordId } from "../key.ts";
+import { assertKey, assertScope } from "../key.ts";
 import { assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
 import type {
   DeleteAnswer,
@@ -14,6 +14,7 @@ import type {
   StoreStats,
   VoidAnswer,
 } from "../store.ts";
+import type { Names } from "./at-rest.ts";
 import { open, seal } from "./envelope.ts";
 import { decoded, encoded } from "./execution.ts";
 import type { Policy } from "./policy.ts";
@@ -59,6 +60,7 @@ export type Verdict =
 
 export interface AdministrationParts {
   store: Store;
+  names: Names;
   cache: ResultCache;
   sweeper: Sweeper;
   codec: Codec;
@@ -75,7 +77,7 @@ export class Administration {
   }
 
   async get(name: OperationName): Promise<(OperationRecord & { value?: unknown }) | undefined> {
-    const stored = await this.#parts.store.read(idOf(name));
+    const stored = await this.#parts.store.read(idOf(name, this.#parts.names));
     if (stored === undefined) return undefined;
     const record = recordOf(stored);
     if (stored.result === null) return record;
@@ -85,7 +87,7 @@ export class Administration {
   }
 
   async status(name: OperationName): Promise<OperationStatus> {
-    const record = await this.#parts.store.read(idOf(name));
+    const record = await this.#parts.store.read(idOf(name, this.#parts.names));
     if (record === undefined) return { state: "absent", attempt: 0, expiresInMs: null };
     const { attempt, expiresInMs } = record;
     return { state: effectiveState(record), attempt, expiresInMs };
@@ -109,7 +111,7 @@ export class Administration {
   async resolve(name: OperationName, verdict: Verdict): Promise<ResolveAnswer> {
     assertOneOf(verdict?.outcome, ["applied", "not-applied"], "outcome");
     const { store, codec, policy, cache } = this.#parts;
-    const id = idOf(name);
+    const id = idOf(name, this.#parts.names);
     const ending =
       verdict.outcome === "applied"
         ? { kind: "complete" as const, result: await seal(encoded(codec, verdict.value)) }
@@ -120,14 +122,14 @@ export class Administration {
   }
 
   async void(name: OperationName): Promise<VoidAnswer> {
-    const id = idOf(name);
+    const id = idOf(name, this.#parts.names);
     const { store, policy } = this.#parts;
     const { key, scope = "" } = name;
     return store.void({ id, key, scope, retentionMs: policy.retentionMs });
   }
 
   async delete(name: OperationName): Promise<DeleteAnswer> {
-    const id = idOf(name);
+    const id = idOf(name, this.#parts.names);
     const answer = await this.#parts.store.delete(id);
     this.#parts.cache.delete(id);
     return answer;
@@ -158,7 +160,7 @@ export interface PurgeOptions {
   signal?: AbortSignal;
 }
 
-function idOf(name: OperationName): string {
+function idOf(name: OperationName, names: Names): string {
   if (typeof name !== "object" || name === null) {
     throw new InvalidOption("An operation is named by { key, scope }");
   }
@@ -166,7 +168,7 @@ function idOf(name: OperationName): string {
   const { key, scope = "" } = name;
   assertKey(key);
   assertScope(scope);
-  return recordId(scope, key);
+  return names.id(scope, key);
 }
 
 function recordOf({ owner: _owner, result: _result, ...record }: StoredRecord): OperationRecord {

@@ -7,7 +7,7 @@ import { type Codec, isolated, jsonCodec } from "../codec.ts";
 import { type Duration, durationMs } from "../duration.ts";
 import { InvalidOption } from "../errors.ts";
 import { type FingerprintSelection, fingerprinter } from "../fingerprint.ts";
-import { assertKey, assertScope, recordId } from "../key.ts";
+import { assertKey, assertScope } from "../key.ts";
 import { assertInteger, assertKnownOptions, assertMethods } from "../options.ts";
 import { bounded } from "../retry.ts";
 import type {
@@ -34,6 +34,7 @@ import {
   Admissions,
   type OperationRequest,
 } from "./admission.ts";
+import { type EncryptionOptions, Names, protectedStore } from "./at-rest.ts";
 import type { Operation, Settlement } from "./attempt.ts";
 import type { StoredResult } from "./envelope.ts";
 import { encoded, execute, type Outcome, outcomeOf, refusal, settleByProbe } from "./execution.ts";
@@ -62,6 +63,13 @@ export interface IdempotencyOptions<Transaction = unknown> extends OperationOpti
   sweep?: false | { every?: Duration; batch?: number };
   /** How values become bytes. @default JSON with `Date`, `bigint`, `Uint8Array`, `Map`, `Set`, `undefined` */
   codec?: Codec;
+  /** Encrypts results at rest (ST-11). @default off */
+  encryption?: EncryptionOptions;
+  /**
+   * A secret of at least 16 bytes, under which scopes, keys and fingerprints are stored as keyed
+   * hashes (ST-11). It must stay the same: with another one, no record is found. @default off
+   */
+  hashKeys?: Uint8Array;
   /** Time and timers, for tests. */
   clock?: Clock;
   /** Chance, for tests: a number from 0 up to 1, as `Math.random` gives. */
@@ -93,6 +101,8 @@ const OPTIONS = [
   "completionRetry",
   "sweep",
   "codec",
+  "encryption",
+  "hashKeys",
   "clock",
   "random",
 ];
@@ -137,6 +147,7 @@ export class Idempotency<Transaction = unknown> {
   /** The bound above which results are not kept, in bytes. */
   readonly maxResultBytes: number;
   readonly #administration: Administration;
+  readonly #names: Names;
   readonly #policy: Policy;
   readonly #codec: Codec;
   readonly #clock: Clock;
@@ -148,7 +159,10 @@ export class Idempotency<Transaction = unknown> {
   constructor(options: IdempotencyOptions<Transaction>) {
     assertKnownOptions(options, OPTIONS, "new Idempotency()");
     assertStore(options.store);
-    const { store, clock = systemClock, random = Math.random } = options;
+    const { clock = systemClock, random = Math.random } = options;
+    const names = new Names(options.hashKeys);
+    const store = protectedStore(options.store, options.encryption, names);
+    this.#names = names;
     assertMethods(clock, "clock", ["now", "schedule"]);
     assertMethods({ random }, "random", ["random"]);
     assertMethods(options.codec ?? jsonCodec, "codec", ["encode", "decode"]);
@@ -156,7 +170,7 @@ export class Idempotency<Transaction = unknown> {
     const cache = new ResultCache(cacheBounds(options.cache));
     const sweeper = new Sweeper(store, clock, random, sweeperSettings(options.sweep));
     const policy = policyOf(options);
-    this.#administration = new Administration({ store, cache, sweeper, codec, policy });
+    this.#administration = new Administration({ store, names, cache, sweeper, codec, policy });
     this.#policy = policy;
     this.#codec = codec;
     this.#clock = clock;
@@ -292,10 +306,10 @@ export class Idempotency<Transaction = unknown> {
     assertScope(scope);
     const sentAt = policy.lateAfterMs === undefined ? undefined : firstSent(key, asked.firstSentAt);
     return {
-      id: recordId(scope, key),
+      id: this.#names.id(scope, key),
       key,
       scope,
-      fingerprint,
+      fingerprint: this.#names.fingerprint(fingerprint),
       policy,
       resultKind,
       sentAt,
