@@ -58,6 +58,15 @@ describe("the default codec (EN-2)", () => {
     expect(back).toStrictEqual(Uint8Array.from(Buffer.from("text")));
   });
 
+  test("writes what later versions have to read", () => {
+    const text = (value: unknown) => Buffer.from(jsonCodec.encode(value)).toString();
+    expect(text({ a: 1n, at: new Date(0) })).toBe(
+      '[{"a":1,"at":2},["BigInt","1"],["Date","1970-01-01T00:00:00.000Z"]]',
+    );
+    expect(text(Buffer.from([1, 2]))).toBe('[["Bytes",1],"AQI="]');
+    expect(text(new Uint8Array(0))).toBe('[["Bytes",1],"="]');
+  });
+
   test("says which part cannot be stored", () => {
     const value = { list: [{ ok: 1 }, { at: new Map([["k", () => {}]]) }] };
     expect(() => jsonCodec.encode(value)).toThrow(

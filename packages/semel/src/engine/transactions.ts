@@ -2,14 +2,24 @@
 // none of it does. Whatever goes wrong, doing it all again is safe, because the unique key of the
 // record decides which transaction commits.
 
+import { AsyncLocalStorage } from "node:async_hooks";
 import type { Codec } from "../codec.ts";
-import { AttemptSuperseded, InvalidOption, isSemelError, StoreUnavailable } from "../errors.ts";
+import {
+  AttemptSuperseded,
+  InvalidOption,
+  isSemelError,
+  KeyReused,
+  NotSerializable,
+  OperationHeld,
+  StoreUnavailable,
+} from "../errors.ts";
+import { publish } from "../events.ts";
 import { isComparable } from "../fingerprint.ts";
 import { backoffMs, pause } from "../retry.ts";
-import type { Claim, SqlExecutor, StoreTransactions } from "../store.ts";
+import type { BeginAnswer, Claim, SqlExecutor, StoredRecord, StoreTransactions } from "../store.ts";
 import type { Admission, AdmissionHost, Admissions, OperationRequest } from "./admission.ts";
 import { Attempt, type Operation } from "./attempt.ts";
-import { type StoredResult, seal } from "./envelope.ts";
+import { open, type StoredResult, seal } from "./envelope.ts";
 import { encoded, failureResult, type Outcome, outcomeOf } from "./execution.ts";
 import { Slots } from "./slots.ts";
 
@@ -19,23 +29,43 @@ export type TransactionHandler<Transaction, Value> = (
   operation: Operation,
 ) => Value | Promise<Value>;
 
-const TRIES_MAX = 10;
-const BACKOFF = { baseMs: 5, capMs: 500 };
+/** What a handler returned, and what is kept of it. */
+interface Made<Value> {
+  value: Value;
+  result: StoredResult;
+}
 
 /** What one transaction came to. */
 type Try<Value> =
-  | { kind: "committed"; value: Value; result: StoredResult }
-  /** Another transaction with this key was faster: everything here was rolled back. */
+  | { kind: "committed"; made: Made<Value> }
+  /** Something else stands under this key now: everything here was rolled back. */
   | { kind: "stale" }
+  | { kind: "late" }
   /** The handler threw: everything was rolled back. */
   | { kind: "failed"; error: unknown }
-  /** The database failed before, in or after the commit. */
-  | { kind: "broken"; error: unknown; made: { value: Value; result: StoredResult } | undefined };
+  /** The database failed. `made`: during the commit, so that nobody knows whether it happened. */
+  | { kind: "broken"; error: unknown; made: Made<Value> | undefined };
+
+/** One execution of a request in this process, over however many transactions it takes. */
+interface Execution<Transaction, Value> {
+  readonly transactions: StoreTransactions<Transaction>;
+  readonly request: OperationRequest;
+  readonly handler: TransactionHandler<Transaction, Value>;
+  readonly attempt: Attempt;
+  readonly claim: Claim;
+}
+
+const TRIES_MAX = 10;
+const BACKOFF = { baseMs: 5, capMs: 500 };
+/** Errors wrap errors; no deeper than this is looked. */
+const CAUSES_MAX = 8;
 
 export class Transactions {
   readonly #host: AdmissionHost;
   readonly #admissions: Admissions;
   readonly #codec: Codec;
+  /** Tells a handler's own calls from others': they would wait for the slot that it holds. */
+  readonly #inside = new AsyncLocalStorage<{ isOpen: boolean }>();
   #slots: Slots | undefined;
 
   constructor(host: AdmissionHost, admissions: Admissions, codec: Codec) {
@@ -50,126 +80,151 @@ export class Transactions {
     handler: TransactionHandler<Transaction, Value>,
   ): Promise<Outcome<Value>> {
     const transactions = this.#transactions<Transaction>();
-    const admission = await this.#admissions.admit(request, () => this.#look(request));
-    if (admission.kind !== "run") return outcomeOf<Value>(admission, this.#codec);
-    const { attempt } = admission;
+    if (this.#inside.getStore()?.isOpen) {
+      throw new InvalidOption(
+        "transaction() was called in the handler of another, whose slot it would wait for; join that one with within()",
+      );
+    }
+    for (let tries = 0; tries <= TRIES_MAX; tries++) {
+      const admission = await this.#admissions.admit(request, () => this.#look(request));
+      if (admission.kind !== "run") return outcomeOf<Value>(admission, this.#codec);
+      const { attempt } = admission;
+      const claim = this.#claimOf(request, attempt);
+      const outcome = await this.#run({ transactions, request, handler, attempt, claim });
+      if (outcome !== undefined) return outcome;
+    }
+    // Ten times in a row another process was faster, and left nothing to answer with.
+    throw new AttemptSuperseded();
+  }
+
+  /** `undefined`: something else stands under this key now. */
+  async #run<Transaction, Value>(
+    execution: Execution<Transaction, Value>,
+  ): Promise<Outcome<Value> | undefined> {
+    const { attempt, request } = execution;
     let kept: StoredResult | undefined;
     try {
-      return await this.#execute(transactions, request, attempt, handler, (result) => {
-        kept = result;
-      });
-    } finally {
-      // Also after a failure: whoever waits looks again.
-      this.#admissions.ended(
-        attempt,
-        kept && { kind: "complete", result: kept },
-        kept
-          ? { kind: "settled", expiresInMs: request.policy.retentionMs }
-          : { kind: "unrecorded", error: undefined },
-      );
-    }
-  }
-
-  async #execute<Transaction, Value>(
-    transactions: StoreTransactions<Transaction>,
-    request: OperationRequest,
-    attempt: Attempt,
-    handler: TransactionHandler<Transaction, Value>,
-    committed: (result: StoredResult) => void,
-  ): Promise<Outcome<Value>> {
-    const { clock } = this.#host;
-    const outcomeOfOwn = (made: { value: Value; result: StoredResult }): Outcome<Value> => {
-      committed(made.result);
-      return { value: made.value, replayed: false, attempt: attempt.attempt };
-    };
-    this.#slots ??= new Slots(Math.max(1, transactions.concurrencyMax));
-    const claim = this.#claimOf(request, attempt);
-    for (let tries = 0; ; tries++) {
-      const done = await this.#slots.run(() =>
-        this.#try(transactions, claim, request, attempt, handler),
-      );
+      const done = await this.#untilKnown(execution);
       switch (done.kind) {
         case "committed":
-          return outcomeOfOwn(done);
+          kept = done.made.result;
+          return { value: done.made.value, replayed: false, attempt: attempt.attempt };
+        case "stale":
+          return undefined;
+        case "late":
+          return outcomeOf<Value>(done, this.#codec);
         case "failed":
-          if (!transactions.isRetryable(done.error) || tries >= TRIES_MAX) {
-            await this.#keepFailure(transactions, claim, request, done.error);
-            throw done.error;
-          }
-          break;
-        case "stale": {
-          const admission = await this.#look(request);
-          if (admission.kind !== "run") return outcomeOf<Value>(admission, this.#codec);
-          // Its record was released or has lapsed in the meantime.
-          claim.fingerprint = admission.attempt.fingerprint;
-          if (tries >= TRIES_MAX) throw new AttemptSuperseded();
-          break;
-        }
-        case "broken": {
-          if (done.made && (await this.#isCommitted(claim))) return outcomeOfOwn(done.made);
-          if (!transactions.isRetryable(done.error) || tries >= TRIES_MAX)
-            throw asStoreError(done.error);
-        }
+          kept = await this.#keepFailure(execution, done.error);
+          throw done.error;
+        case "broken":
+          throw done.error;
       }
-      await pause(
-        clock,
-        backoffMs(BACKOFF, tries, () => this.#host.random()),
-      );
+    } finally {
+      // Also after a failure: whoever waits looks again.
+      this.#ended(attempt, kept, request.policy.retentionMs);
     }
   }
 
-  async #try<Transaction, Value>(
-    transactions: StoreTransactions<Transaction>,
-    claim: Claim,
-    request: OperationRequest,
-    operation: Operation,
-    handler: TransactionHandler<Transaction, Value>,
+  /** Runs transactions until one is known to have committed, or nothing is won by another. */
+  async #untilKnown<Transaction, Value>(
+    execution: Execution<Transaction, Value>,
   ): Promise<Try<Value>> {
-    let made: { value: Value; result: StoredResult } | undefined;
+    const { transactions, claim } = execution;
+    for (let tries = 0; ; tries++) {
+      const done = await this.#inSlot(transactions, (): Try<Value> | Promise<Try<Value>> => {
+        // Nothing ran yet, and nothing was claimed.
+        const { signal } = tries === 0 ? execution.request : {};
+        if (signal?.aborted) return { kind: "failed", error: signal.reason };
+        return this.#try(execution);
+      });
+      if (done.kind !== "failed" && done.kind !== "broken") return done;
+      const isCommitted = done.kind === "broken" && done.made && (await this.#isCommitted(claim));
+      if (isCommitted) return { kind: "committed", made: done.made! };
+      const mayHelp =
+        done.kind === "failed"
+          ? someCause(done.error, (error) => transactions.isRetryable(error) && !isOfSystem(error))
+          : someCause(done.error, (error) => transactions.isRetryable(error));
+      if (!mayHelp && (done.kind === "failed" || isCommitted === false)) {
+        // The handler's error, or what the database holds against the commit: a deferred constraint.
+        return { kind: "failed", error: done.error };
+      }
+      if (!mayHelp || tries === TRIES_MAX) {
+        return { ...done, kind: "broken", error: asStoreError(done.error), made: undefined };
+      }
+      const delayMs = backoffMs(BACKOFF, tries, () => this.#host.random());
+      await pause(this.#host.clock, delayMs);
+    }
+  }
+
+  async #try<Transaction, Value>(execution: Execution<Transaction, Value>): Promise<Try<Value>> {
+    const { transactions, claim, request, attempt, handler } = execution;
+    const context = { isOpen: true };
+    let made: Made<Value> | undefined;
     let stop: Try<Value> | undefined;
+    const end = (how: Try<Value>): never => {
+      stop = how;
+      throw new AttemptSuperseded();
+    };
     try {
       return await transactions.run(async (transaction, executor) => {
+        const begun = claim.refuseLate && (await transactions.begin(executor, claim));
+        if (begun?.kind === "late") return end({ kind: "late" });
+        if (begun && (begun.kind !== "acquired" || begun.probe)) return end({ kind: "stale" });
+        let done: Made<Value>;
         try {
-          const value = await handler(transaction, operation);
-          made = { value, result: this.#resultOf(value) };
+          const value = await this.#inside.run(context, () => handler(transaction, attempt));
+          done = { value, result: this.#resultOf(value) };
         } catch (error) {
           stop = { kind: "failed", error };
           throw error;
         }
         const { retentionMs } = request.policy;
-        const bytes = await seal(made.result);
-        const answer = await transactions.complete(executor, claim, bytes, retentionMs);
-        if (answer.kind === "settled") return { kind: "committed", ...made };
-        stop = { kind: "stale" };
-        throw new AttemptSuperseded();
+        const result = await seal(done.result);
+        const token = { id: claim.id, owner: claim.owner, attempt: begun?.attempt ?? 0 };
+        const answer = begun
+          ? await transactions.settle(executor, { ...token, kind: "complete", result, retentionMs })
+          : await transactions.complete(executor, claim, result, retentionMs);
+        if (answer.kind === "stale") return end({ kind: "stale" });
+        made = done;
+        return { kind: "committed", made };
       });
     } catch (error) {
       return stop ?? { kind: "broken", error, made };
+    } finally {
+      context.isOpen = false;
     }
   }
 
   /** `onError: "store"`: what the handler wrote is rolled back, that it failed is kept. */
-  async #keepFailure(
-    transactions: StoreTransactions,
-    claim: Claim,
-    request: OperationRequest,
+  async #keepFailure<Transaction, Value>(
+    { transactions, request, claim }: Execution<Transaction, Value>,
     error: unknown,
-  ): Promise<void> {
-    if (request.policy.onError !== "store" || isSemelError(error)) return;
-    const bytes = await seal(failureResult(error));
-    await transactions.run((_transaction, executor) =>
-      transactions.complete(executor, claim, bytes, request.policy.retentionMs),
-    );
+  ): Promise<StoredResult | undefined> {
+    const { onError, retentionMs } = request.policy;
+    if (onError !== "store" || isSemelError(error) || request.signal?.aborted) return undefined;
+    const result = failureResult(error);
+    try {
+      const bytes = await seal(result);
+      const answer = await this.#inSlot(transactions, () =>
+        transactions.run((_transaction, executor) =>
+          transactions.complete(executor, claim, bytes, retentionMs),
+        ),
+      );
+      return answer.kind === "settled" ? result : undefined;
+    } catch {
+      // The handler's own error matters more. The key may run again, which is safe.
+      return undefined;
+    }
   }
 
-  /** The reply of a commit was lost: the record tells, nothing else does. */
-  async #isCommitted(claim: Claim): Promise<boolean> {
+  /** The reply of a commit was lost: the record tells, nothing else does. `undefined`: not now. */
+  async #isCommitted(claim: Claim): Promise<boolean | undefined> {
     try {
-      const record = await this.#host.store.read(claim.id);
+      const record = await this.#admissions.read(claim.id);
       return record?.state === "completed" && record.owner === claim.owner;
     } catch {
-      // Unknown for now. To do it all again is safe, and finds out.
-      return false;
+      // To do it all again is safe, and finds out.
+      return undefined;
     }
   }
 
@@ -190,6 +245,7 @@ export class Transactions {
       claim.fingerprint = answer.fingerprint;
       answer = await transactions.begin(executor, claim);
     }
+    if (answer.kind === "done") return this.#replay<Value>(answer, request);
     if (answer.kind !== "acquired") {
       const admission = await this.#admissions.refused(request, answer, claim.fingerprint);
       return outcomeOf<Value>(admission, this.#codec);
@@ -198,26 +254,41 @@ export class Transactions {
     const attempt = new Attempt(this.#host, request, token);
     const { retentionMs } = request.policy;
     try {
+      // What the crashed attempt before this one did, only its probe finds out, outside of this.
+      if (answer.probe) throw new OperationHeld("probe-needed: run() it with its probe first");
       const value = await handler(attempt);
       const result = await seal(this.#resultOf(value));
-      const ending = { ...attempt.token, kind: "complete", result, retentionMs } as const;
+      const ending = { ...token, kind: "complete", result, retentionMs } as const;
       const settled = await transactions.settle(executor, ending);
       if (settled.kind === "stale") throw new AttemptSuperseded();
       return { value, replayed: false, attempt: attempt.attempt };
     } catch (error) {
       // The caller will roll back, which undoes the claim. Should it commit all the same, the key
       // may run again; where the database refuses further statements, it cannot commit.
-      const ending = { ...attempt.token, kind: "release", retentionMs } as const;
+      const ending = answer.probe
+        ? ({ ...token, kind: "hold", reason: "probe-needed", retentionMs: null } as const)
+        : ({ ...token, kind: "release", retentionMs } as const);
       await transactions.settle(executor, ending).catch(() => {});
       throw error;
     }
   }
 
+  async #replay<Value>(
+    { attempt, result, expiresInMs }: Extract<BeginAnswer, { kind: "done" }>,
+    { resultKind }: OperationRequest,
+  ): Promise<Outcome<Value>> {
+    const opened = await open(result);
+    if (opened.kind !== resultKind && opened.kind !== "failure") throw new KeyReused();
+    return outcomeOf({ kind: "replay", attempt, result: opened, expiresInMs }, this.#codec);
+  }
+
   /** What stands under this key, without claiming it. */
   async #look(request: OperationRequest): Promise<Admission> {
+    const { clock } = this.#host;
+    const askedAt = clock.now();
     const record = await this.#admissions.read(request.id);
-    const seen = record && (await this.#admissions.view(record, request));
-    if (seen) return seen;
+    const answer = record && answerOf(record, request, clock.now() - askedAt);
+    if (answer) return this.#admissions.refused(request, answer, record.fingerprint);
     const attempt = (record?.attempt ?? 0) + 1;
     const fingerprint = record?.fingerprint || request.fingerprint;
     const token = { id: request.id, attempt, owner: this.#host.nonce() };
@@ -233,10 +304,44 @@ export class Transactions {
     return { ...this.#admissions.claim(request), owner, fingerprint: attempt.fingerprint };
   }
 
+  /** Nothing of it was kept where there is no result: everything was rolled back. */
+  #ended(attempt: Attempt, result: StoredResult | undefined, retentionMs: number): void {
+    publish(() => ({
+      type: "settled",
+      id: attempt.token.id,
+      attempt: attempt.attempt,
+      ending: result ? "complete" : "rollback",
+      outcome: "settled",
+    }));
+    const settlement = { kind: "settled", expiresInMs: result ? retentionMs : null } as const;
+    this.#admissions.ended(attempt, result && { kind: "complete", result }, settlement);
+  }
+
+  /** Waits for a connection that leaves one for the handlers' own queries. */
+  #inSlot<Transaction, Result>(
+    { concurrencyMax }: StoreTransactions<Transaction>,
+    work: () => Result | Promise<Result>,
+  ): Promise<Result> {
+    this.#slots ??= new Slots(Math.max(1, concurrencyMax));
+    return this.#slots.run(work);
+  }
+
   #resultOf(value: unknown): StoredResult {
-    const result = encoded(this.#codec, value);
+    const result = this.#encoded(value);
     if (result.bytes.byteLength <= this.#host.maxResultBytes) return result;
     return { ...result, omitted: true, bytes: new Uint8Array(0) };
+  }
+
+  #encoded(value: unknown): StoredResult {
+    try {
+      return encoded(this.#codec, value);
+    } catch (error) {
+      const { cause } = error as NotSerializable;
+      throw new NotSerializable(
+        `The value of an operation cannot be stored: ${cause instanceof Error ? cause.message : cause}. Return plain data, or set \`codec\`; nothing was committed`,
+        { cause },
+      );
+    }
   }
 
   #transactions<Transaction>(): StoreTransactions<Transaction> {
@@ -246,6 +351,53 @@ export class Transactions {
       `The ${store.name} store has no transactions; use run(), or a Postgres, MySQL or SQLite store`,
     );
   }
+}
+
+/** What a record answers a request with; `undefined` when it may run. */
+function answerOf(
+  record: StoredRecord,
+  request: OperationRequest,
+  tookMs: number,
+): Exclude<BeginAnswer, { kind: "acquired" }> | undefined {
+  const { state, attempt, fingerprint } = record;
+  if (fingerprint !== request.fingerprint && isComparable(fingerprint, request.fingerprint)) {
+    return { kind: "mismatch", fingerprint };
+  }
+  switch (state) {
+    case "completed": {
+      const expiresInMs = Math.max(0, (record.expiresInMs ?? 0) - tookMs);
+      return { kind: "done", attempt, result: record.result!, expiresInMs };
+    }
+    case "held":
+      return { kind: "held", attempt, reason: record.reason ?? "unknown" };
+    case "void":
+      return { kind: "void" };
+    case "open":
+      return undefined;
+    case "running": {
+      const leaseRemainingMs = record.leaseRemainingMs ?? 0;
+      if (leaseRemainingMs > 0) return { kind: "busy", attempt, leaseRemainingMs };
+      // SM-4: what an attempt that crashed outside of a transaction did, nobody knows.
+      if (record.onCrash !== "rerun") return { kind: "held", attempt, reason: "lease-lapsed" };
+      const isExhausted = record.crashes + 1 >= request.policy.attemptsMax;
+      return isExhausted ? { kind: "held", attempt, reason: "attempts-exhausted" } : undefined;
+    }
+  }
+}
+
+/** Libraries wrap what the driver throws. */
+function someCause(error: unknown, is: (error: unknown) => boolean): boolean {
+  let cause = error;
+  for (let depth = 0; depth < CAUSES_MAX && typeof cause === "object" && cause !== null; depth++) {
+    if (is(cause)) return true;
+    cause = (cause as { cause?: unknown }).cause;
+  }
+  return false;
+}
+
+/** A failed system call, which in a handler may be of a call to anything, not to the database. */
+function isOfSystem(error: unknown): boolean {
+  return typeof (error as { syscall?: unknown }).syscall === "string";
 }
 
 function asStoreError(error: unknown): Error {

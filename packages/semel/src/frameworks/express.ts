@@ -2,8 +2,9 @@
 
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Idempotency } from "../engine/idempotency.ts";
-import { HttpLayer } from "../http/exchange.ts";
+import { Exchange, HttpLayer } from "../http/exchange.ts";
 import { admitNodeRequest } from "../http/node-exchange.ts";
+import { operationOf } from "../http/operation-of.ts";
 import type { HttpOptions } from "../http/options.ts";
 
 export type { HttpOperation } from "../http/exchange.ts";
@@ -21,6 +22,8 @@ export interface ExpressRequest extends IncomingMessage {
   [property: string]: any;
 }
 
+type Next = (error?: unknown) => void;
+
 /**
  * Middleware that makes the routes behind it idempotent. Mount it after what authenticates, so that
  * `scope` knows the caller; body parsers may come before or after it.
@@ -32,7 +35,7 @@ export interface ExpressRequest extends IncomingMessage {
 export function idempotent<Request extends ExpressRequest>(
   idempotency: Idempotency,
   options: HttpOptions<Request>,
-): (request: Request, response: ServerResponse, next: (error?: unknown) => void) => void {
+): (request: Request, response: ServerResponse, next: Next) => void {
   const layer = new HttpLayer(idempotency, options);
   return (request, response, next) => {
     admitNodeRequest(layer, request, response, {
@@ -41,7 +44,32 @@ export function idempotent<Request extends ExpressRequest>(
       target: request.originalUrl,
       parsedBody: () => request.body,
     }).then((admitted) => {
-      if (admitted !== "answered") next();
+      if (admitted === "answered") return;
+      if (typeof admitted === "object") observeErrors(request);
+      next();
     }, next);
   };
+}
+
+/** The methods of routes that are observed. */
+const observed = new WeakMap<object, Set<string>>();
+
+/**
+ * Hears what the handlers of a route throw, which Express shows to error handlers alone: one is
+ * added to the end of the route. Without a route, as under `app.use`, the error handlers' response
+ * speaks for itself.
+ */
+function observeErrors({ route, method = "POST" }: ExpressRequest): void {
+  const name = method.toLowerCase();
+  const routeMethods = route as Record<string, (handler: unknown) => void> | undefined;
+  if (typeof routeMethods?.[name] !== "function") return;
+  const methods = observed.get(routeMethods) ?? new Set();
+  observed.set(routeMethods, methods);
+  if (methods.has(name)) return;
+  methods.add(name);
+  routeMethods[name]((error: unknown, request: object, _response: object, next: Next) => {
+    const operation = operationOf(request);
+    if (operation instanceof Exchange) operation.failed(error);
+    next(error);
+  });
 }

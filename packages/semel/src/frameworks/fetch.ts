@@ -1,7 +1,6 @@
 // Everything that serves `Request → Response`: Next.js route handlers, Bun, Deno, Workers, SvelteKit.
 
 import type { Idempotency } from "../engine/idempotency.ts";
-import { NotApplied } from "../errors.ts";
 import { HttpLayer } from "../http/exchange.ts";
 import { captureFetchResponse, copyBody, toResponse } from "../http/fetch-body.ts";
 import { setOperation } from "../http/operation-of.ts";
@@ -38,15 +37,14 @@ export function idempotent<Rest extends unknown[]>(
     if (decision.kind === "respond") return toResponse(decision.response);
     const { exchange } = decision;
     setOperation(request, exchange);
-    let response: Response;
     try {
-      response = await handler(request, ...rest);
+      const response = await handler(request, ...rest);
+      return await captureFetchResponse(response, exchange, request.signal);
     } catch (error) {
-      if (error instanceof NotApplied) exchange.notApplied();
+      exchange.failed(error);
       await exchange.fail(error);
       throw error;
     }
-    return captureFetchResponse(response, exchange);
   };
 }
 

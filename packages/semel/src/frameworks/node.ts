@@ -2,10 +2,8 @@
 
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Idempotency } from "../engine/idempotency.ts";
-import { NotApplied } from "../errors.ts";
-import { HttpLayer } from "../http/exchange.ts";
+import { type Exchange, HttpLayer } from "../http/exchange.ts";
 import { admitNodeRequest } from "../http/node-exchange.ts";
-import { operationOf } from "../http/operation-of.ts";
 import type { HttpOptions } from "../http/options.ts";
 
 export type { HttpOperation } from "../http/exchange.ts";
@@ -38,16 +36,19 @@ export function idempotent(
 ): (request: IncomingMessage, response: ServerResponse) => Promise<void> {
   const layer = new HttpLayer(idempotency, options);
   return async (request, response) => {
+    let exchange: Exchange | undefined;
     try {
       const admitted = await admitNodeRequest(layer, request, response, {
         request,
-        target: request.url ?? "/",
+        // Not `url`, from which mounting frameworks cut their prefix.
+        target: (request as { originalUrl?: string }).originalUrl ?? request.url ?? "/",
         parsedBody: () => (request as { body?: unknown }).body,
       });
+      if (typeof admitted === "object") exchange = admitted;
       if (admitted !== "answered") await handler(request, response);
     } catch (error) {
+      exchange?.failed(error);
       reportError(error, request);
-      if (error instanceof NotApplied) operationOf(request)?.notApplied();
       answerFailure(response);
     }
   };
@@ -59,7 +60,10 @@ function answerFailure(response: ServerResponse): void {
     if (!response.writableEnded) response.destroy();
     return;
   }
+  // What the handler said of its own body is not true of this one.
+  for (const name of response.getHeaderNames()) response.removeHeader(name);
   response.statusCode = 500;
+  response.statusMessage = "";
   response.setHeader("content-type", "application/problem+json");
   response.end(JSON.stringify({ title: "Internal Server Error", status: 500 }));
 }

@@ -33,23 +33,31 @@ const STRING_OR_NUMBER = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d
 export function bodyFingerprinter(
   option: "bytes" | "json" | FingerprintSelection,
 ): BodyFingerprinter {
-  if (option === "bytes") return (request, body) => framed(request, body, bytesDigest);
-  if (option === "json") return (request, body) => framed(request, body, jsonDigest);
+  // One label for whatever a body turns out to be: only fingerprints of one label are told apart.
+  if (option === "bytes")
+    return (request, body) => framed(request, body, () => ["b", asSent(body)]);
+  if (option === "json") {
+    return (request, body) => framed(request, body, (_, type) => ["j", asJson(body, type)]);
+  }
   if (typeof option === "string") {
     throw new InvalidOption(
       `\`fingerprint\` must be "bytes", "json", { include: […] }, { exclude: […] } or a function, got "${option}"`,
     );
   }
   const select = fingerprinter(option as FingerprintSelection<never>);
+  // A user's function gets the numbers that it knows, not what they were written like.
+  const parseJson = typeof option === "function" ? JSON.parse : parseJsonAsWritten;
   return (request, body) =>
     framed(request, body, (body, mediaType) => {
-      const digest = select("parsed" in body ? body.parsed : selectable(body.bytes, mediaType));
+      const digest = select(
+        "parsed" in body ? body.parsed : selectable(body.bytes, mediaType, parseJson),
+      );
       const colon = digest.indexOf(":");
       return [`s-${digest.slice(0, colon)}`, digest.slice(colon + 1)];
     });
 }
 
-type Digest = readonly [label: string, digest: string | Uint8Array];
+type Digest = readonly [label: string, digest: string];
 
 function framed(
   request: RequestLine,
@@ -63,37 +71,37 @@ function framed(
   return labelled(`${LABEL}${label}`, `${head}${content}`);
 }
 
-function bytesDigest(body: Body): Digest {
-  if ("bytes" in body) return ["b", hash("sha256", body.bytes, "base64url")];
-  return parsedDigest(body.parsed);
+/** What a parser left of a body never looks like bytes, nor canonical JSON like its source. */
+function asSent(body: Body): string {
+  // The bytes are gone: a parser before us kept only this.
+  const sent = "bytes" in body ? body.bytes : body.parsed;
+  if (sent instanceof Uint8Array) return `b${hash("sha256", sent, "base64url")}`;
+  return `p${hash("sha256", canonicalForm(sent), "base64url")}`;
 }
 
-function jsonDigest(body: Body, mediaType: string): Digest {
-  if ("parsed" in body) return parsedDigest(body.parsed);
-  if (JSON_TYPE.test(mediaType)) {
+function asJson(body: Body, mediaType: string): string {
+  if ("bytes" in body && JSON_TYPE.test(mediaType)) {
     try {
       const text = new TextDecoder("utf-8", { fatal: true }).decode(body.bytes);
-      return ["j", hash("sha256", canonicalForm(parseJsonAsWritten(text)), "base64url")];
+      return `j${hash("sha256", canonicalForm(parseJsonAsWritten(text)), "base64url")}`;
     } catch {
       // Not JSON after all: the handler will say so; the bytes tell requests apart.
     }
   }
-  return bytesDigest(body);
+  return asSent(body);
 }
 
-/** The bytes are gone: a parser before us kept only this. */
-function parsedDigest(parsed: unknown): Digest {
-  if (parsed instanceof Uint8Array) return bytesDigest({ bytes: parsed });
-  return ["p", hash("sha256", canonicalForm(parsed), "base64url")];
-}
-
-function selectable(bytes: Uint8Array, mediaType: string): unknown {
+function selectable(
+  bytes: Uint8Array,
+  mediaType: string,
+  parseJson: (text: string) => unknown,
+): unknown {
   const text = new TextDecoder().decode(bytes);
   if (JSON_TYPE.test(mediaType)) {
     try {
-      return parseJsonAsWritten(text);
+      return parseJson(text);
     } catch {
-      // As in `jsonDigest`.
+      // As in `asJson`.
     }
   }
   if (mediaType === "application/x-www-form-urlencoded") {
@@ -108,11 +116,25 @@ function selectable(bytes: Uint8Array, mediaType: string): unknown {
 /**
  * Parses JSON and keeps the numbers that a double cannot hold as they were written:
  * `9007199254740993` and `9007199254740992` stay different.
+ *
+ * @throws {SyntaxError} when the text is not JSON
  */
 export function parseJsonAsWritten(text: string): unknown {
+  // First as it is: over text that is no JSON, such as one of open quotes, the tokens below would
+  // be looked for again and again, for minutes.
+  JSON.parse(text);
   return JSON.parse(
-    text.replace(STRING_OR_NUMBER, (token) =>
-      token.startsWith('"') || String(Number(token)) === token ? token : `{"$number":"${token}"}`,
-    ),
+    text.replace(STRING_OR_NUMBER, (token) => {
+      if (token.startsWith('"')) return taggedLike(token) ? `"$${token.slice(1)}` : token;
+      return String(Number(token)) === token ? token : `{"$number":"${token}"}`;
+    }),
   );
 }
+
+/** A string of the client's own that looks like the tag of a number gets one `$` more. */
+function taggedLike(token: string): boolean {
+  return DOLLAR.test(token) && /^\$+number$/.test(JSON.parse(token));
+}
+
+/** A string that begins with `$`, as it is or escaped. */
+const DOLLAR = /^"(?:\$|\\u0024)/;

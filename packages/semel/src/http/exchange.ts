@@ -8,9 +8,11 @@ import { endAfterError, refusal, storedFailure } from "../engine/execution.ts";
 import type { Idempotency } from "../engine/idempotency.ts";
 import {
   AttemptSuperseded,
+  type ErrorCode,
   isSemelError,
   KeyInvalid,
   KeyMissing,
+  NotApplied,
   OperationFailed,
   ResultNotStored,
   ScopeMissing,
@@ -22,7 +24,7 @@ import type { Body } from "./body-fingerprint.ts";
 import { keyFromHeader } from "./key-header.ts";
 import { type HttpOptions, type HttpPolicy, httpPolicy } from "./options.ts";
 import { type ProblemOptions, problemResponse } from "./problem.ts";
-import { type HttpResponse, responseOf, storedResponse } from "./response.ts";
+import { type HttpResponse, isStoredByDefault, responseOf, storedResponse } from "./response.ts";
 
 /** What an adapter knows of a request. */
 export interface IncomingRequest<Request> {
@@ -147,21 +149,19 @@ export class HttpLayer<Request> {
     const { result, expiresInMs } = admission;
     const expires = expiresHeader(expiresInMs);
     if (result.kind === "failure") {
-      return this.problem(new OperationFailed(storedFailure(result)));
+      return withHeader(this.problem(new OperationFailed(storedFailure(result))), expires);
     }
-    if (result.omitted && result.bytes.byteLength === 0) {
-      return this.problem(new ResultNotStored());
+    if (result.omitted) {
+      const isBare = result.bytes.byteLength === 0;
+      const members = isBare ? {} : { originalStatus: responseOf(result).status };
+      return withHeader(this.problem(new ResultNotStored(), { members }), expires);
     }
     const stored = responseOf(result);
-    if (result.omitted) {
-      return this.problem(new ResultNotStored(), { members: { originalStatus: stored.status } });
-    }
-    const headers = [...stored.headers, ...REPLAYED, expires];
-    return { ...stored, headers };
+    return { ...stored, headers: [...stored.headers, ...REPLAYED, expires] };
   }
 
   problem(error: SemelError, options: Omit<ProblemOptions, "documentation"> = {}): HttpResponse {
-    if (error instanceof StoreUnusable) warnOnce(error);
+    if (error instanceof StoreUnusable) warnOnce(error.message, error.code);
     return problemResponse(error, { ...options, documentation: this.policy.documentation });
   }
 }
@@ -178,6 +178,9 @@ export class Exchange implements HttpOperation {
   readonly #request: OperationRequest;
   readonly #attempt: Attempt;
   #declared: AttemptEnd | undefined;
+  #failure: { error: unknown } | undefined;
+  /** Called when the handler has failed. */
+  onFailed: (() => void) | undefined;
 
   constructor(
     layer: HttpLayer<never>,
@@ -225,11 +228,30 @@ export class Exchange implements HttpOperation {
     this.#declared = { kind: "hold", reason };
   }
 
-  /** The headers that a response carries when its head must leave before it is settled. */
-  streamingHeaders(status: number): HttpResponse["headers"] {
-    if (!this.#isStored({ status, headers: [], body: EMPTY }))
-      return [["idempotency-status", "released"]];
-    return [["idempotency-status", "executed"], expiresHeader(this.#request.policy.retentionMs)];
+  /** What the handler threw, if it did. */
+  get failure(): { error: unknown } | undefined {
+    return this.#failure;
+  }
+
+  /**
+   * Says that the handler threw. Its operation ends by the response that the framework makes of it;
+   * a response that had begun before cannot become a result any more.
+   */
+  failed(error: unknown): void {
+    if (error instanceof NotApplied) this.notApplied();
+    this.#failure ??= { error };
+    this.onFailed?.();
+  }
+
+  /**
+   * The headers that a response carries when its head must leave before it is settled.
+   *
+   * @param head status and headers of the response
+   */
+  streamingHeaders(head: Omit<HttpResponse, "body">): HttpResponse["headers"] {
+    const { kind } = this.#endBy({ ...head, body: EMPTY }, false);
+    const { retentionMs } = this.#request.policy;
+    return executedHeaders(kind, { kind: "settled", expiresInMs: retentionMs });
   }
 
   /**
@@ -243,7 +265,7 @@ export class Exchange implements HttpOperation {
     const end = this.#endBy(response, whole);
     const settlement = await this.#attempt.settle(end);
     if (settlement.kind === "superseded") return { replacement: await this.#successor(settlement) };
-    return { headers: executedHeaders(end, settlement) };
+    return { headers: executedHeaders(end.kind, settlement) };
   }
 
   /** Ends the operation by an error of its handler, which the framework answers. */
@@ -275,7 +297,13 @@ export class Exchange implements HttpOperation {
       const earlier = fields[name];
       fields[name] = earlier === undefined ? value : [earlier, value].flat();
     }
-    return this.#layer.policy.shouldStore({ status, headers: fields });
+    try {
+      return this.#layer.policy.shouldStore({ status, headers: fields });
+    } catch (error) {
+      // The handler ran; a bug in the rule must not undo that.
+      warnOnce(`\`shouldStore\` threw, so the default rule decided: ${error}`, "option-invalid");
+      return isStoredByDefault(status);
+    }
   }
 
   async #successor(settlement: Settlement): Promise<HttpResponse> {
@@ -294,10 +322,10 @@ export type Answer = { headers: HttpResponse["headers"] } | { replacement: HttpR
 
 const EMPTY = new Uint8Array(0);
 
-function executedHeaders(end: AttemptEnd, settlement: Settlement): HttpResponse["headers"] {
+function executedHeaders(end: AttemptEnd["kind"], settlement: Settlement): HttpResponse["headers"] {
   if (settlement.kind !== "settled") return [["idempotency-status", "unrecorded"]];
-  if (end.kind === "release") return [["idempotency-status", "released"]];
-  if (end.kind === "hold") return [["idempotency-status", "unknown"]];
+  if (end === "release") return [["idempotency-status", "released"]];
+  if (end === "hold") return [["idempotency-status", "unknown"]];
   return [["idempotency-status", "executed"], expiresHeader(settlement.expiresInMs ?? 0)];
 }
 
@@ -316,8 +344,12 @@ function firstSentAt(line: string | undefined): number | undefined {
 const warned = new Set<string>();
 
 /** Clients are told little; whoever runs the server has to know what to do. */
-function warnOnce(error: SemelError): void {
-  if (warned.has(error.message) || warned.size > 100) return;
-  warned.add(error.message);
-  process.emitWarning(error.message, { type: "SemelWarning", code: error.code });
+function warnOnce(message: string, code: ErrorCode): void {
+  if (warned.has(message) || warned.size > 100) return;
+  warned.add(message);
+  process.emitWarning(message, { type: "SemelWarning", code });
+}
+
+function withHeader(response: HttpResponse, header: HttpResponse["headers"][number]): HttpResponse {
+  return { ...response, headers: [...response.headers, header] };
 }

@@ -1,5 +1,6 @@
 // Bodies of the Fetch standard: requests read for their fingerprint, responses captured as they flow.
 
+import { systemClock } from "../clock.ts";
 import { BodyIncomplete, BodyTooLarge } from "../errors.ts";
 import type { Exchange } from "./exchange.ts";
 import type { HttpResponse } from "./response.ts";
@@ -35,40 +36,73 @@ export async function copyBody(request: Request, bytesMax: number): Promise<Uint
 /**
  * Ends an operation by its response, and returns the response that may leave. What is whole within
  * one turn of the event loop waits for its record; what is a stream flows, and only its end waits.
+ *
+ * @param signal aborts when the client leaves
+ * @throws what the body throws while it is read, and for what is no response; the operation is not
+ * ended then
  */
 export async function captureFetchResponse(
   response: Response,
   exchange: Exchange,
+  signal: AbortSignal,
 ): Promise<Response> {
-  const head = { status: response.status, headers: [...response.headers] };
+  const head: Head = { status: checkedStatus(response), headers: [...response.headers] };
   const collected = new Collected(exchange.resultBytesMax);
-  if (response.body === null) return settled(response, head, collected, exchange);
-  const reader = response.body.getReader();
-  let next = reader.read();
-  const turn = new Promise<"streaming">((resolve) => setTimeout(resolve, 0, "streaming"));
-  try {
-    for (;;) {
-      const read = await Promise.race([next, turn]);
-      if (read === "streaming") return streamed(response, head, collected, reader, next, exchange);
-      if (read.done) return await settled(response, head, collected, exchange);
-      collected.add(bytesOf(read.value));
-      // Too large to keep: no reason to hold it in memory any longer.
-      next = reader.read();
-      if (!collected.whole) return streamed(response, head, collected, reader, next, exchange);
-    }
-  } catch (error) {
-    await exchange.fail(error);
-    throw error;
+  const source = response.body && new Source(response.body.getReader());
+  if (source && !(await isWholeWithinTurn(source, collected))) {
+    const stream = new Stream(source, collected, head, exchange);
+    return withBody(response, exchange.streamingHeaders(head), stream.open(signal));
   }
+  const body = collected.bytes();
+  const answer = await exchange.respond({ ...head, body }, true);
+  if ("replacement" in answer) return toResponse(answer.replacement);
+  return withBody(response, answer.headers, source && body);
 }
 
 type Read = Awaited<ReturnType<ReadableStreamDefaultReader<unknown>["read"]>>;
 type Head = Omit<HttpResponse, "body">;
 
+/** What cannot be sent must not become a result: `Response.error()`, or nothing at all. */
+function checkedStatus(response: Response | undefined): number {
+  const status = response?.status;
+  if (typeof status === "number" && status >= 200 && status <= 599) return status;
+  throw new TypeError(`The handler must return a Response with a status, it returned ${response}`);
+}
+
+/** A body that is read chunk by chunk; a read that was begun and left is taken up again. */
+class Source {
+  readonly #reader: ReadableStreamDefaultReader<unknown>;
+  #begun: Promise<Read> | undefined;
+
+  constructor(reader: ReadableStreamDefaultReader<unknown>) {
+    this.#reader = reader;
+  }
+
+  begin(): Promise<Read> {
+    if (this.#begun === undefined) {
+      this.#begun = this.#reader.read();
+      // Whoever takes it up hears of it; until then it must not count as unhandled.
+      this.#begun.catch(() => {});
+    }
+    return this.#begun;
+  }
+
+  /** The next chunk, or `undefined` at the end. */
+  async next(): Promise<Uint8Array | undefined> {
+    const { done, value } = await this.begin();
+    this.#begun = undefined;
+    return done ? undefined : bytesOf(value);
+  }
+
+  cancel(): void {
+    this.#reader.cancel(new Error("the client left")).catch(() => {});
+  }
+}
+
 /** What a body has been so far, up to the bound. */
 class Collected {
   readonly #bytesMax: number;
-  /** All of it, until it grows over the bound; then what has not been sent yet. */
+  /** All of it, until it grows over the bound. */
   chunks: Uint8Array[] = [];
   length = 0;
 
@@ -95,94 +129,146 @@ class Collected {
   }
 }
 
-async function settled(
-  response: Response,
-  head: Head,
-  collected: Collected,
-  exchange: Exchange,
-): Promise<Response> {
-  const body = collected.bytes();
-  const answer = await exchange.respond({ ...head, body }, true);
-  if ("replacement" in answer) return toResponse(answer.replacement);
-  return withBody(response, answer.headers, response.body === null ? null : body);
-}
-
-/** Passes a stream through; its end waits for the record. */
-function streamed(
-  response: Response,
-  head: Head,
-  collected: Collected,
-  reader: ReadableStreamDefaultReader<unknown>,
-  pending: Promise<Read>,
-  exchange: Exchange,
-): Response {
-  const declared = Number(response.headers.get("content-length") ?? Number.POSITIVE_INFINITY);
-  const sent = [...collected.chunks];
-  let next = pending;
-  let withheld: Uint8Array | undefined;
-  if (!collected.whole) collected.forget();
-
-  /** Reads on; resolves to a chunk that may leave, or to nothing at the end. */
-  const read = async (): Promise<Uint8Array | undefined> => {
-    for (;;) {
-      const { done, value } = await next;
-      if (done) return undefined;
-      const chunk = bytesOf(value);
-      next = reader.read();
-      collected.add(chunk);
-      if (!collected.whole) collected.forget();
-      if (collected.length < declared) return chunk;
-      withheld = withheld ? Buffer.concat([withheld, chunk]) : chunk;
-    }
-  };
-  const finish = () => exchange.respond({ ...head, body: collected.bytes() }, collected.whole);
-
-  let isPulling = false;
-  let clientGone = false;
-  // The client left. What the handler still produces is collected to its end (SM-23).
-  const drainRest = () => drain(read, finish, exchange);
-
-  const body = new ReadableStream<Uint8Array>({
-    async pull(controller) {
-      const waiting = sent.shift();
-      if (waiting) return controller.enqueue(waiting);
-      isPulling = true;
-      let chunk: Uint8Array | undefined;
-      try {
-        chunk = await read();
-      } catch (error) {
-        await exchange.fail(error);
-        throw error;
-      }
-      isPulling = false;
-      if (clientGone && chunk) return drainRest();
-      if (chunk) return controller.enqueue(chunk);
-      const answer = await finish();
-      if (clientGone) return;
-      if ("replacement" in answer) throw new Error("another attempt answers this request");
-      if (withheld) controller.enqueue(withheld);
-      controller.close();
-    },
-    cancel() {
-      clientGone = true;
-      if (!isPulling) drainRest();
-    },
+/** Reads until the end, the bound, or the end of this turn of the event loop. */
+async function isWholeWithinTurn(source: Source, collected: Collected): Promise<boolean> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const turn = new Promise<"over">((resolve) => {
+    timer = setTimeout(resolve, 0, "over");
   });
-  return withBody(response, exchange.streamingHeaders(response.status), body);
+  try {
+    while ((await Promise.race([source.begin(), turn])) !== "over") {
+      const chunk = await source.next();
+      if (chunk === undefined) return true;
+      collected.add(chunk);
+      // Too large to keep: no reason to hold it in memory any longer.
+      if (!collected.whole) return false;
+    }
+    return false;
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
-function drain(
-  read: () => Promise<Uint8Array | undefined>,
-  finish: () => Promise<unknown>,
-  exchange: Exchange,
-): void {
-  const toTheEnd = async () => {
-    while (await read()) {
-      // Collected by `read`.
+/** A body that passes through; its end waits for the record. */
+class Stream {
+  readonly #source: Source;
+  readonly #collected: Collected;
+  readonly #head: Head;
+  readonly #exchange: Exchange;
+  readonly #declared: number;
+  /** What was read before it was known that this is a stream. */
+  readonly #waiting: Uint8Array[];
+  /** The bytes that complete a declared length, which wait for the record. */
+  #withheld: Uint8Array | undefined;
+  #isReading = false;
+  #clientGone = false;
+  #gaveUp = false;
+  #cleanUp = () => {};
+
+  constructor(source: Source, collected: Collected, head: Head, exchange: Exchange) {
+    this.#source = source;
+    this.#collected = collected;
+    this.#head = head;
+    this.#exchange = exchange;
+    const length = head.headers.find(([name]) => name === "content-length")?.[1];
+    this.#declared = Number(length ?? Number.POSITIVE_INFINITY);
+    this.#waiting = [...collected.chunks];
+    if (collected.length >= this.#declared) this.#withheld = this.#waiting.pop();
+    if (!collected.whole) collected.forget();
+  }
+
+  open(signal: AbortSignal): ReadableStream<Uint8Array> {
+    return new ReadableStream<Uint8Array>({
+      start: (controller) => {
+        const onAbort = () => {
+          this.#leave();
+          controller.error(signal.reason);
+        };
+        signal.addEventListener("abort", onAbort, { once: true });
+        this.#cleanUp = () => signal.removeEventListener("abort", onAbort);
+        if (signal.aborted) onAbort();
+      },
+      pull: (controller) => this.#pull(controller),
+      cancel: () => this.#leave(),
+    });
+  }
+
+  async #pull(controller: ReadableStreamDefaultController<Uint8Array>): Promise<void> {
+    const waiting = this.#waiting.shift();
+    if (waiting) return controller.enqueue(waiting);
+    this.#isReading = true;
+    const chunk = await this.#advance();
+    this.#isReading = false;
+    if (this.#clientGone) {
+      if (chunk) void this.#drain();
+    } else if (chunk) controller.enqueue(chunk);
+    else {
+      if (this.#withheld) controller.enqueue(this.#withheld);
+      controller.close();
     }
-    await finish();
-  };
-  toTheEnd().catch((error) => exchange.fail(error));
+  }
+
+  /** Reads on: to a chunk that may leave, or to the end of the body and with it of the operation. */
+  async #advance(): Promise<Uint8Array | undefined> {
+    try {
+      for (;;) {
+        const chunk = await this.#source.next();
+        if (chunk === undefined) break;
+        this.#collected.add(chunk);
+        if (!this.#collected.whole) this.#collected.forget();
+        if (this.#collected.length < this.#declared) return chunk;
+        this.#withheld = this.#withheld ? Buffer.concat([this.#withheld, chunk]) : chunk;
+      }
+    } catch (error) {
+      this.#cleanUp();
+      await this.#exchange.fail(error);
+      throw error;
+    }
+    this.#cleanUp();
+    await this.#end();
+    return undefined;
+  }
+
+  async #end(): Promise<void> {
+    const collected = this.#collected;
+    const isShort = Number.isFinite(this.#declared) && collected.length < this.#declared;
+    if (this.#gaveUp || isShort) {
+      const why = isShort
+        ? "it ended before its Content-Length"
+        : "the client left, it did not end";
+      await this.#exchange.broken(`response-broken: ${why}`);
+      throw new Error("the response ended before it was whole");
+    }
+    const body = collected.bytes();
+    const answer = await this.#exchange.respond({ ...this.#head, body }, collected.whole);
+    if ("replacement" in answer) throw new Error("another attempt answers this request");
+  }
+
+  /** The client left. What the handler still produces is collected, for one lease (SM-23). */
+  #leave(): void {
+    if (this.#clientGone) return;
+    this.#clientGone = true;
+    const removeListener = this.#cleanUp;
+    const cancelGrace = systemClock.schedule(this.#exchange.leaseMs, () => {
+      this.#gaveUp = true;
+      this.#source.cancel();
+    });
+    this.#cleanUp = () => {
+      removeListener();
+      cancelGrace();
+    };
+    if (!this.#isReading) void this.#drain();
+  }
+
+  async #drain(): Promise<void> {
+    try {
+      while (await this.#advance()) {
+        // Collected on the way.
+      }
+    } catch {
+      // The operation has ended by it, and nobody else is there to be told.
+    }
+  }
 }
 
 function bytesOf(chunk: unknown): Uint8Array {

@@ -8,6 +8,9 @@ import { assertKey } from "../key.ts";
 /** A bare key. No comma: a proxy may join repeated lines with one, and they must not pass as a key. */
 const BARE = /^[\x21\x23-\x2b\x2d-\x7e]+$/;
 
+/** RFC 9110 §5.6.3; not `trim()`, which takes more than HTTP calls whitespace. */
+const OUTER_WHITESPACE = /^[ \t]+|[ \t]+$/g;
+
 /**
  * The key in the header's field lines.
  *
@@ -25,7 +28,7 @@ export function keyFromHeader(
   if (lines.length === 0) return undefined;
   if (lines.length > 1)
     throw new KeyInvalid(`${headerName} must be sent once, got ${lines.length}`);
-  const value = lines[0]!.trim();
+  const value = lines[0]!.replace(OUTER_WHITESPACE, "");
   const key = value.startsWith('"') || strict ? quoted(value, headerName) : bare(value, headerName);
   assertKey(key);
   return key;

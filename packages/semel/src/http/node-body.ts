@@ -1,6 +1,7 @@
 // Reads the body of a `node:http` request for its fingerprint, and leaves it to be read again by
 // whatever comes after: body parsers, pipes, the handler.
 
+import { EventEmitter } from "node:events";
 import type { IncomingMessage } from "node:http";
 import { BodyIncomplete, BodyTooLarge } from "../errors.ts";
 
@@ -29,10 +30,11 @@ export function peekBody(request: IncomingMessage, bytesMax: number): Promise<Ui
     const chunks: Buffer[] = [];
     let length = 0;
     const settle = (error?: Error) => {
-      request.off("readable", onReadable).off("error", onError).off("close", onClose);
+      off.call(request, "readable", onReadable);
+      request.off("error", onError).off("close", onClose);
       if (error) return reject(error);
-      const body = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, length);
-      resolve(body);
+      if (length > 0) putBack(request, Buffer.concat(chunks, length));
+      resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, length));
     };
     const onReadable = () => {
       // The end of the stream must not be read, or nobody could be given the body again: what was
@@ -44,14 +46,34 @@ export function peekBody(request: IncomingMessage, bytesMax: number): Promise<Ui
         length += chunk.length;
         if (length > bytesMax) return settle(new BodyTooLarge(bytesMax));
       }
-      if (!request.complete) return;
-      if (length > 0) request.unshift(Buffer.concat(chunks, length));
-      settle();
+      if (request.complete) settle();
     };
     const onError = (cause: Error) => settle(new BodyIncomplete({ cause }));
     const onClose = () => settle(new BodyIncomplete());
-    request.on("readable", onReadable).on("error", onError).on("close", onClose);
+    on.call(request, "readable", onReadable);
+    request.on("error", onError).on("close", onClose);
     if (request.destroyed) onClose();
-    else if (request.complete) onReadable();
+    else if (request.complete || request.readableLength > 0) onReadable();
+    else request.read(0);
   });
+}
+
+/** Past a stream's own `on`, which would read on by itself, over the end of an empty body. */
+const { on, off } = EventEmitter.prototype;
+
+function putBack(request: IncomingMessage, body: Buffer): void {
+  request.unshift(body);
+  // What asks whether a body was touched, such as `fetch`, shall see that all of it is there.
+  Object.defineProperty(request, "readableDidRead", {
+    configurable: true,
+    get: () => request.readableEnded || request.readableLength < body.length,
+  });
+}
+
+/**
+ * Lets what nobody will read flow off. Node does so by itself only where nobody has begun to read,
+ * and a body left half-read would stop the connection.
+ */
+export function discardBody(request: IncomingMessage): void {
+  if (!request.readableEnded) request.resume();
 }

@@ -2,6 +2,8 @@
 // record is durable; what is a stream flows as it comes, and only its end waits (SM-21, HTTP-14).
 
 import type { OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from "node:http";
+import { types } from "node:util";
+import { systemClock } from "../clock.ts";
 import type { Exchange } from "./exchange.ts";
 import type { HttpResponse } from "./response.ts";
 
@@ -30,13 +32,20 @@ class Capture {
   #ended = false;
   /** The client is gone; the handler is not told before it is done (SM-23). */
   #clientGone = false;
+  /** It left before the handler had read the request's body. */
+  #bodyLost = false;
+  /** The handler was told that nobody listens. */
+  #gaveUp = false;
   #cancelGrace: (() => void) | undefined;
   /** The bytes that complete a declared length, which wait for the record. */
   #withheld: Buffer | undefined;
+  /** The headers as they were before the handler. */
+  readonly #headersBefore: readonly [string, string][];
 
   constructor(response: ServerResponse, exchange: Exchange) {
     this.#response = response;
     this.#exchange = exchange;
+    this.#headersBefore = headersOf(response);
     const { writeHead, write, end, flushHeaders, destroy, emit } = response;
     this.#original = { writeHead, write, end, flushHeaders, destroy, emit };
   }
@@ -73,17 +82,32 @@ class Capture {
     }) as ServerResponse["end"];
     response.destroy = (error?: Error) => {
       if (!this.#ended) void this.#breakOff(error);
-      return this.#original.destroy.call(response, error);
+      this.#original.destroy.call(response, error);
+      // The connection is closed already; nobody else would say so.
+      if (this.#clientGone) this.#announceClose();
+      return response;
     };
     response.emit = function emit(
       this: ServerResponse,
       ...event: Parameters<ServerResponse["emit"]>
     ) {
-      if (event[0] === "close" && capture.#shields()) return true;
+      if (event[0] === "close" && capture.#closed()) return true;
       return capture.#original.emit.apply(this, event);
     } as ServerResponse["emit"];
-    // The client may have left while the store was asked.
-    if (response.destroyed) this.#shields();
+    Object.defineProperties(response, {
+      // What a handler writes to nobody never becomes a head; error handlers ask all the same.
+      headersSent: { configurable: true, get: () => this.#streaming || inherited("headersSent") },
+      writableNeedDrain: {
+        configurable: true,
+        get: () => !this.#clientGone && inherited("writableNeedDrain"),
+      },
+    });
+    const inherited = (name: "headersSent" | "writableNeedDrain"): boolean =>
+      Reflect.get(Object.getPrototypeOf(response), name, response);
+    this.#exchange.onFailed = () => {
+      // Nobody is left to whom an error handler could speak, and nothing would end this stream.
+      if (!this.#ended && this.#clientGone && this.#streaming) response.destroy();
+    };
   }
 
   #writeHead(
@@ -93,7 +117,7 @@ class Capture {
   ): void {
     const response = this.#response;
     if (this.#ended || this.#streaming) return;
-    response.statusCode = status;
+    response.statusCode = checkedStatus(status);
     if (typeof reason === "string") response.statusMessage = reason;
     const given = typeof reason === "object" ? reason : headers;
     if (Array.isArray(given)) setHeaderPairs(response, given);
@@ -106,12 +130,18 @@ class Capture {
 
   #startStreaming(): void {
     if (this.#streaming) return;
-    this.#streaming = true;
     const response = this.#response;
-    if (this.#clientGone || response.headersSent) return;
-    for (const [name, value] of this.#exchange.streamingHeaders(response.statusCode)) {
-      response.setHeader(name, value);
+    const status = checkedStatus(response.statusCode);
+    if (this.#clientGone) this.#startGrace();
+    else if (!response.headersSent) {
+      const head = { status, headers: headersOf(response) };
+      for (const [name, value] of this.#exchange.streamingHeaders(head)) {
+        response.setHeader(name, value);
+      }
+      // Node would write an implicit head through the patched `writeHead`, which writes none.
+      this.#original.writeHead.call(response, status);
     }
+    this.#streaming = true;
   }
 
   #write(
@@ -130,9 +160,10 @@ class Capture {
       if (callback) process.nextTick(callback);
       return true;
     }
-    const declared = Number(this.#response.getHeader("content-length") ?? Number.POSITIVE_INFINITY);
-    if (this.#length < declared || bytes.byteLength === 0) {
-      return this.#original.write.call(this.#response, bytes, callback as never);
+    if (this.#length < this.#declaredLength() || bytes.byteLength === 0) {
+      // Without the error: what was collected counts, whoever still hears it.
+      const written = callback && (() => callback());
+      return this.#original.write.call(this.#response, bytes, written as never);
     }
     this.#withheld = this.#withheld ? Buffer.concat([this.#withheld, bytes]) : bytes;
     if (callback) process.nextTick(callback);
@@ -148,10 +179,40 @@ class Capture {
       if (callback) process.nextTick(callback);
       return;
     }
-    this.#ended = true;
     const bytes = chunk === undefined || chunk === null ? undefined : toBytes(chunk, encoding);
+    checkedStatus(this.#response.statusCode);
+    this.#ended = true;
     if (bytes) this.#collect(bytes);
-    void this.#finish(bytes, callback);
+    // What can still fail is writing a head that Node refuses.
+    this.#finish(bytes, callback).catch((error) => {
+      this.#uninstall();
+      this.#response.destroy(error);
+    });
+  }
+
+  #declaredLength(): number {
+    return Number(this.#response.getHeader("content-length") ?? Number.POSITIVE_INFINITY);
+  }
+
+  /** Ends the operation where what was answered is no result after all. */
+  async #endWithoutResult(status: number): Promise<boolean> {
+    const { failure } = this.#exchange;
+    if (this.#streaming && failure) {
+      await this.#exchange.fail(failure.error);
+      return true;
+    }
+    if (this.#bodyLost && status >= 400 && status < 500) {
+      // A verdict on a request that the handler never saw whole.
+      await this.#exchange.fail(new Error("the client left before the handler read the request"));
+      return true;
+    }
+    const declared = this.#declaredLength();
+    const hasBody = status !== 204 && status !== 304;
+    if (this.#streaming && hasBody && Number.isFinite(declared) && this.#length < declared) {
+      await this.#exchange.broken("response-broken: it ended before its Content-Length");
+      return true;
+    }
+    return false;
   }
 
   #collect(bytes: Uint8Array): void {
@@ -170,12 +231,15 @@ class Capture {
     const body = Buffer.concat(this.#chunks);
     this.#chunks = [];
     const whole = !this.#tooLarge;
-    const answer = await this.#exchange.respond({ status, headers, body }, whole);
+    const isLost = await this.#endWithoutResult(status);
+    const answer = isLost
+      ? { headers: [] }
+      : await this.#exchange.respond({ status, headers, body }, whole);
     this.#uninstall();
     if (this.#clientGone) return this.#announceClose();
     if (this.#streaming) {
       // Bytes of a superseded attempt have left already: break off rather than let two answers pass.
-      if ("replacement" in answer) response.destroy();
+      if ("replacement" in answer || isLost) response.destroy();
       else {
         if (this.#withheld) response.write(this.#withheld);
         response.end(last ?? undefined, callback as never);
@@ -183,6 +247,8 @@ class Capture {
       return;
     }
     if ("replacement" in answer) {
+      restoreHeaders(response, this.#headersBefore);
+      if (callback) response.once("finish", callback);
       sendResponse(response, answer.replacement);
       return;
     }
@@ -196,7 +262,27 @@ class Capture {
 
   #uninstall(): void {
     this.#cancelGrace?.();
+    this.#exchange.onFailed = undefined;
     Object.assign(this.#response, this.#original);
+    for (const name of ["headersSent", "writableNeedDrain"]) {
+      Reflect.deleteProperty(this.#response, name);
+    }
+  }
+
+  /**
+   * The connection was closed before the answer was whole.
+   *
+   * @returns whether the handler is kept from hearing of it
+   */
+  #closed(): boolean {
+    const { failure } = this.#exchange;
+    if (failure && this.#streaming && !this.#ended) {
+      // Not the client: the framework broke off what its handler had begun.
+      void this.#breakOff(undefined);
+      return false;
+    }
+    this.#shield();
+    return true;
   }
 
   /**
@@ -204,37 +290,44 @@ class Capture {
    * handler's effect would have no record; so the response stays open towards the handler, for one
    * lease, and what it writes is collected.
    */
-  #shields(): boolean {
-    if (this.#clientGone) return true;
+  #shield(): void {
+    if (this.#clientGone) return;
     this.#clientGone = true;
     const response = this.#response as ServerResponse & { destroyed: boolean; _closed: boolean };
     response.destroyed = false;
     response._closed = false;
-    const timer = setTimeout(() => this.#giveUp(), this.#exchange.leaseMs);
-    timer.unref();
-    this.#cancelGrace = () => clearTimeout(timer);
-    return true;
+    this.#bodyLost = response.req.readableLength > 0;
+    if (this.#ended) return;
+    if (this.#streaming) this.#startGrace();
+    // The connection will not drain any more; whoever waits for that goes on.
+    process.nextTick(() => {
+      if (!this.#ended) this.#original.emit.call(response, "drain");
+    });
   }
 
   /** Endless streams must learn that nobody listens. One that began and never ends is no result. */
-  #giveUp(): void {
-    if (this.#ended || !this.#streaming) return;
-    this.#announceClose();
-    const timer = setTimeout(() => {
+  #startGrace(): void {
+    const { leaseMs } = this.#exchange;
+    this.#cancelGrace = systemClock.schedule(leaseMs, () => {
       if (this.#ended) return;
-      this.#ended = true;
-      this.#uninstall();
-      void this.#exchange.broken("response-broken: the client left and the response never ended");
-    }, this.#exchange.leaseMs);
-    timer.unref();
-    this.#cancelGrace = () => clearTimeout(timer);
+      this.#gaveUp = true;
+      this.#announceClose();
+      this.#cancelGrace = systemClock.schedule(leaseMs, () => {
+        if (!this.#ended) void this.#breakOff(undefined);
+      });
+    });
   }
 
   /** The handler, or a pipeline whose source failed, broke its own response off. */
   async #breakOff(error: Error | undefined): Promise<void> {
     this.#ended = true;
     this.#uninstall();
-    await this.#exchange.fail(error ?? new Error("the response was destroyed before its end"));
+    if (this.#gaveUp) {
+      await this.#exchange.broken("response-broken: the client left and the response did not end");
+      return;
+    }
+    const cause = error ?? this.#exchange.failure?.error;
+    await this.#exchange.fail(cause ?? new Error("the response was destroyed before its end"));
   }
 
   #announceClose(): void {
@@ -304,7 +397,18 @@ function setHeaderPairs(response: ServerResponse, pairs: readonly unknown[]): vo
   }
 }
 
+/** As Node checks it, and as early: what cannot be sent must not become a result. */
+function checkedStatus(status: number): number {
+  const checked = Number(status) | 0;
+  if (checked >= 100 && checked <= 999) return checked;
+  const error = new RangeError(`Invalid status code: ${status}`);
+  throw Object.assign(error, { code: "ERR_HTTP_INVALID_STATUS_CODE" });
+}
+
 // Copied: the handler may reuse its buffer before the record is written.
 function toBytes(chunk: Chunk, encoding: BufferEncoding | undefined): Buffer {
-  return typeof chunk === "string" ? Buffer.from(chunk, encoding ?? "utf8") : Buffer.from(chunk);
+  if (typeof chunk === "string") return Buffer.from(chunk, encoding ?? "utf8");
+  if (types.isUint8Array(chunk)) return Buffer.from(chunk);
+  const error = new TypeError("A chunk of a response must be a string or a Uint8Array");
+  throw Object.assign(error, { code: "ERR_INVALID_ARG_TYPE" });
 }

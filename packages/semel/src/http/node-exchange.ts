@@ -2,9 +2,10 @@
 // the handler run with its response captured.
 
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { NotApplied } from "../errors.ts";
 import type { Body } from "./body-fingerprint.ts";
 import type { Exchange, HttpLayer, IncomingRequest } from "./exchange.ts";
-import { hasBody, isConsumed, peekBody } from "./node-body.ts";
+import { discardBody, hasBody, isConsumed, peekBody } from "./node-body.ts";
 import { captureResponse, sendResponse } from "./node-capture.ts";
 import { setOperation } from "./operation-of.ts";
 
@@ -41,9 +42,18 @@ export async function admitNodeRequest<Request>(
   if (decision.kind === "pass") return "pass";
   if (decision.kind === "respond") {
     sendResponse(response, decision.response);
+    discardBody(message);
     return "answered";
   }
   const { exchange } = decision;
+  if (response.destroyed || message.readableAborted) {
+    // The client left while the store was asked, and its body with it. Nothing ran.
+    await exchange.fail(new NotApplied());
+    return "answered";
+  }
+  response.once("close", () => {
+    if (message.readableFlowing === null) discardBody(message);
+  });
   setOperation(message, exchange);
   captureResponse(response, exchange);
   return exchange;

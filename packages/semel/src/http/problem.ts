@@ -38,6 +38,7 @@ const STATUS_FIELD: Partial<Record<ErrorCode, string>> = {
   "operation-void": "void",
   "key-expired": "expired",
   "result-not-stored": "replayed",
+  "operation-failed": "replayed",
   "attempt-superseded": "in-progress",
 };
 

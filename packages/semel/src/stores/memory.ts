@@ -3,18 +3,17 @@
 // what makes it atomic.
 
 import { systemClock } from "../clock.ts";
-import { InvalidOption, StoreFull } from "../errors.ts";
+import { StoreFull } from "../errors.ts";
 import { assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
 import type {
+  AttemptToken,
   BeginAnswer,
   Claim,
-  CrashPolicy,
   DeleteAnswer,
   Ending,
   ListPage,
   ListQuery,
   RecordId,
-  RecordState,
   RenewAnswer,
   Renewal,
   Resolution,
@@ -26,11 +25,14 @@ import type {
   VoidAnswer,
   VoidRequest,
 } from "../store.ts";
+import { type ActiveRecord, ActiveRecords } from "./memory-active.ts";
+import { Archive, type ArchivedRecord } from "./memory-archive.ts";
+import { NewestPage } from "./memory-listing.ts";
 
 export interface MemoryStoreOptions {
   /** How many records it may hold. @default 1_000_000 */
   entriesMax?: number;
-  /** How many bytes its records may take, as estimated. @default 512 MiB */
+  /** How many bytes its records may take, to within about a fifth. @default 512 MiB */
   bytesMax?: number;
   /**
    * What happens at a bound: `"refuse"` answers new operations with `StoreFull`;
@@ -42,29 +44,7 @@ export interface MemoryStoreOptions {
   clock?: { now(): number };
 }
 
-interface Entry {
-  id: RecordId;
-  scope: string;
-  key: string;
-  fingerprint: string;
-  state: RecordState;
-  attempt: number;
-  owner: string;
-  onCrash: CrashPolicy;
-  crashes: number;
-  leaseUntil: number;
-  result: Uint8Array | null;
-  reason: string | null;
-  createdAt: number;
-  updatedAt: number;
-  /** `null`: kept until resolved. */
-  expiresAt: number | null;
-  /** The queue it waits for its expiry in. */
-  queue: Set<Entry> | null;
-}
-
-/** What a record takes beside its strings and its result: measured in `bench/`. */
-const ENTRY_BYTES = 400;
+type Bounds = Required<Omit<MemoryStoreOptions, "clock">>;
 
 /**
  * A store in this process's memory (ST-1).
@@ -78,372 +58,368 @@ export function memoryStore(options: MemoryStoreOptions = {}): Store {
   assertInteger(entriesMax, "entriesMax", 1, 2 ** 31);
   assertInteger(bytesMax, "bytesMax", 1_000, 2 ** 40);
   assertOneOf(whenFull, ["refuse", "evict-completed"], "whenFull");
-  return new MemoryStore(entriesMax, bytesMax, whenFull, options.clock ?? systemClock);
+  return new MemoryStore({ entriesMax, bytesMax, whenFull }, options.clock ?? systemClock);
 }
+
+/** How many records one turn of the event loop removes or looks through at most. */
+const TURN_RECORDS_MAX = 2_000;
 
 class MemoryStore implements Store {
   readonly name = "memory";
-  readonly #entries = new Map<RecordId, Entry>();
-  /** For each length of life, its records in the order in which they end. */
-  readonly #queues = new Map<number, Set<Entry>>();
-  readonly #completed = new Set<Entry>();
-  readonly #entriesMax: number;
-  readonly #bytesMax: number;
-  readonly #whenFull: "refuse" | "evict-completed";
+  readonly #active = new ActiveRecords();
+  readonly #archive: Archive;
+  readonly #bounds: Bounds;
   readonly #clock: { now(): number };
-  #bytes = 0;
 
-  constructor(
-    entriesMax: number,
-    bytesMax: number,
-    whenFull: "refuse" | "evict-completed",
-    clock: { now(): number },
-  ) {
-    this.#entriesMax = entriesMax;
-    this.#bytesMax = bytesMax;
-    this.#whenFull = whenFull;
+  constructor(bounds: Bounds, clock: { now(): number }) {
+    this.#bounds = bounds;
     this.#clock = clock;
+    this.#archive = new Archive(bounds.whenFull === "evict-completed");
   }
 
   async begin(claim: Claim): Promise<BeginAnswer> {
-    const now = this.#clock.now();
-    const entry = this.#live(claim.id, now);
-    if (entry === undefined) return this.#first(claim, now);
-    if (entry.fingerprint !== "" && entry.fingerprint !== claim.fingerprint) {
-      return { kind: "mismatch", fingerprint: entry.fingerprint };
+    const now = this.#now();
+    const record = this.#activeAt(claim.id, now);
+    if (record === undefined) {
+      const archived = this.#archivedAt(claim.id, now);
+      return archived ? replay(archived, claim, now) : this.#first(claim, now);
     }
-    const { attempt } = entry;
-    switch (entry.state) {
-      case "completed":
-        return {
-          kind: "done",
-          attempt,
-          result: entry.result!.slice(),
-          expiresInMs: entry.expiresAt! - now,
-        };
+    if (record.fingerprint !== "" && record.fingerprint !== claim.fingerprint) {
+      return { kind: "mismatch", fingerprint: record.fingerprint };
+    }
+    switch (record.state) {
       case "held":
-        return { kind: "held", attempt, reason: entry.reason! };
+        return { kind: "held", attempt: record.attempt, reason: record.reason! };
       case "void":
         return { kind: "void" };
       case "open":
-        entry.onCrash = claim.onCrash;
-        return this.#acquire(entry, claim, attempt + 1, now);
+        record.onCrash = claim.onCrash;
+        return this.#acquire(record, claim, record.attempt + 1, now);
       case "running":
-        return this.#running(entry, claim, now);
+        return this.#running(record, claim, now);
     }
   }
 
   #first(claim: Claim, now: number): BeginAnswer {
     const { refuseLate } = claim;
     if (refuseLate && now - refuseLate.sentAt > refuseLate.ageMaxMs) return { kind: "late" };
-    const entry = this.#insert(claim, claim.fingerprint, claim.onCrash, now);
-    return this.#acquire(entry, claim, 1, now);
+    this.#makeRoom(1, ActiveRecords.bytesFor(claim), now);
+    const record = this.#active.add(claim, claim.fingerprint, claim.onCrash, now);
+    return this.#acquire(record, claim, 1, now);
   }
 
-  #running(entry: Entry, claim: Claim, now: number): BeginAnswer {
-    const { attempt } = entry;
-    if (entry.owner === claim.owner) return this.#acquire(entry, claim, attempt, now);
-    const leaseRemainingMs = entry.leaseUntil - now;
+  #running(record: ActiveRecord, claim: Claim, now: number): BeginAnswer {
+    const { attempt } = record;
+    if (record.owner === claim.owner) return this.#acquire(record, claim, attempt, now);
+    const leaseRemainingMs = record.leaseUntil - now;
     if (leaseRemainingMs > 0) return { kind: "busy", attempt, leaseRemainingMs };
-    const exhausted = entry.crashes + 1 >= claim.attemptsMax;
-    if (entry.onCrash === "hold" || exhausted) {
-      entry.reason = exhausted && entry.onCrash !== "hold" ? "attempts-exhausted" : "lease-lapsed";
-      this.#become(entry, "held", claim.heldRetentionMs, now);
-      return { kind: "held", attempt, reason: entry.reason };
+    const exhausted = record.crashes + 1 >= claim.attemptsMax;
+    if (record.onCrash === "hold" || exhausted) {
+      record.reason = record.onCrash === "hold" ? "lease-lapsed" : "attempts-exhausted";
+      this.#become(record, "held", claim.heldRetentionMs, now);
+      return { kind: "held", attempt, reason: record.reason };
     }
-    entry.crashes++;
-    return this.#acquire(entry, claim, attempt + 1, now);
+    record.crashes++;
+    return this.#acquire(record, claim, attempt + 1, now);
   }
 
-  #acquire(entry: Entry, claim: Claim, attempt: number, now: number): BeginAnswer {
-    entry.fingerprint ||= claim.fingerprint;
-    entry.attempt = attempt;
-    entry.owner = claim.owner;
-    this.#lease(entry, claim.leaseMs, claim.lapsedRetentionMs, now);
-    if (entry.state !== "running") {
-      entry.state = "running";
-      entry.updatedAt = now;
+  #acquire(record: ActiveRecord, claim: Claim, attempt: number, now: number): BeginAnswer {
+    record.fingerprint ||= claim.fingerprint;
+    record.attempt = attempt;
+    record.owner = claim.owner;
+    this.#lease(record, claim, now);
+    if (record.state !== "running") {
+      record.state = "running";
+      record.updatedAt = now;
     }
-    return { kind: "acquired", attempt, probe: entry.onCrash === "probe" && entry.crashes > 0 };
+    return { kind: "acquired", attempt, probe: record.onCrash === "probe" && record.crashes > 0 };
   }
 
   async settle(ending: Ending): Promise<SettleAnswer> {
-    const now = this.#clock.now();
-    const entry = this.#ownedBy(ending, now);
-    if (entry === undefined) return { kind: "stale" };
+    const now = this.#now();
+    const record = this.#ownedBy(ending, now);
+    if (record === undefined) return { kind: "stale" };
     switch (ending.kind) {
       case "complete":
-        this.#complete(entry, ending.result, ending.retentionMs, now);
+        this.#complete(record, ending.result, ending.retentionMs, now);
         break;
       case "release":
-        this.#become(entry, "open", ending.retentionMs, now);
+        this.#become(record, "open", ending.retentionMs, now);
         break;
       case "hold":
-        entry.reason = ending.reason;
-        this.#become(entry, "held", ending.retentionMs, now);
+        record.reason = ending.reason;
+        this.#become(record, "held", ending.retentionMs, now);
         break;
     }
     return { kind: "settled" };
   }
 
   async renew(renewal: Renewal): Promise<RenewAnswer> {
-    const now = this.#clock.now();
-    const entry = this.#ownedBy(renewal, now);
-    if (entry === undefined) return { kind: "stale" };
-    this.#lease(entry, renewal.leaseMs, renewal.lapsedRetentionMs, now);
+    const now = this.#now();
+    const record = this.#ownedBy(renewal, now);
+    if (record === undefined) return { kind: "stale" };
+    this.#lease(record, renewal, now);
     return { kind: "renewed" };
   }
 
   async read(id: RecordId): Promise<StoredRecord | undefined> {
-    const now = this.#clock.now();
-    const entry = this.#live(id, now);
-    return entry && view(entry, now, true);
+    const now = this.#now();
+    const record = this.#activeAt(id, now);
+    if (record !== undefined) return activeView(record, now);
+    const archived = this.#archivedAt(id, now);
+    return archived && archivedView(archived, now, archived.packed.result());
   }
 
   async sweep(limit: number): Promise<number> {
-    const now = this.#clock.now();
-    let removed = 0;
-    for (const [lifeMs, queue] of this.#queues) {
-      for (const entry of queue) {
-        if (removed === limit) return removed;
-        if (entry.expiresAt! > now) break;
-        this.#remove(entry);
-        removed++;
-      }
-      if (queue.size === 0) this.#queues.delete(lifeMs);
+    for (let removed = 0; ; ) {
+      const most = Math.min(limit - removed, TURN_RECORDS_MAX);
+      const swept = this.#removeExpired(most, this.#now());
+      removed += swept;
+      if (swept < most || removed === limit) return removed;
+      await nextTurn();
     }
-    return removed;
   }
 
   async resolve(resolution: Resolution): Promise<ResolveAnswer> {
-    const now = this.#clock.now();
-    const entry = this.#live(resolution.id, now);
-    if (entry === undefined) return { kind: "absent" };
-    if (!isHeld(entry, now)) return { kind: "refused", state: entry.state };
-    entry.reason = null;
+    const { id, retentionMs } = resolution;
+    const now = this.#now();
+    const record = this.#activeAt(id, now);
+    if (record === undefined) {
+      return this.#archivedAt(id, now)
+        ? { kind: "refused", state: "completed" }
+        : { kind: "absent" };
+    }
+    if (stateAt(record, now) !== "held") return { kind: "refused", state: record.state };
     if (resolution.kind === "complete") {
-      this.#complete(entry, resolution.result, resolution.retentionMs, now);
+      this.#complete(record, resolution.result, retentionMs, now);
     } else {
-      this.#become(entry, "open", resolution.retentionMs, now);
+      record.reason = null;
+      this.#become(record, "open", retentionMs, now);
     }
     return { kind: "resolved" };
   }
 
   async void(request: VoidRequest): Promise<VoidAnswer> {
-    const now = this.#clock.now();
-    const entry = this.#live(request.id, now) ?? this.#insert(request, "", "hold", now);
-    if (entry.state === "completed") return { kind: "completed" };
-    const running = entry.state === "running" && entry.owner !== "";
-    if (running && entry.leaseUntil > now) return { kind: "busy" };
-    if (entry.state !== "void") this.#become(entry, "void", request.retentionMs, now);
+    const now = this.#now();
+    const record = this.#activeAt(request.id, now);
+    if (record === undefined) {
+      if (this.#archivedAt(request.id, now)) return { kind: "completed" };
+      this.#makeRoom(1, ActiveRecords.bytesFor(request), now);
+      const tombstone = this.#active.add(request, "", "hold", now);
+      this.#become(tombstone, "void", request.retentionMs, now);
+      return { kind: "voided" };
+    }
+    if (isLive(record, now)) return { kind: "busy" };
+    if (record.state !== "void") this.#become(record, "void", request.retentionMs, now);
     return { kind: "voided" };
   }
 
   async delete(id: RecordId): Promise<DeleteAnswer> {
-    const now = this.#clock.now();
-    const entry = this.#live(id, now);
-    if (entry === undefined) return { kind: "absent" };
-    if (entry.state === "running" && entry.leaseUntil > now) return { kind: "busy" };
-    this.#remove(entry);
+    const now = this.#now();
+    const record = this.#activeAt(id, now);
+    if (record !== undefined) {
+      if (isLive(record, now)) return { kind: "busy" };
+      this.#active.delete(record);
+      return { kind: "deleted" };
+    }
+    const archived = this.#archivedAt(id, now);
+    if (archived === undefined) return { kind: "absent" };
+    this.#archive.delete(archived);
     return { kind: "deleted" };
   }
 
   async list(query: ListQuery): Promise<ListPage> {
-    const now = this.#clock.now();
-    const before = query.cursor === undefined ? undefined : parseCursor(query.cursor);
-    const matching = [...this.#entries.values()].filter(
-      (entry) =>
-        !isExpired(entry, now) &&
-        (query.scope === undefined || entry.scope === query.scope) &&
-        (query.state === undefined || stateFor(entry, now) === query.state) &&
-        (query.olderThanMs === undefined || now - entry.createdAt >= query.olderThanMs) &&
-        (before === undefined || newestFirst(before, entry) < 0),
-    );
-    const page = matching.sort(newestFirst).slice(0, query.limit);
-    const last = page.at(-1);
-    return {
-      records: page.map((entry) => view(entry, now, false)),
-      ...(last && matching.length > page.length && { cursor: `${last.createdAt}/${last.id}` }),
-    };
+    const now = this.#now();
+    const page = new NewestPage(query, now);
+    let seen = 0;
+    // What completes meanwhile goes from here to there, and so is not missed.
+    for (const record of this.#active.values()) {
+      if (!isExpired(record, now) && page.wants(stateAt(record, now))) {
+        page.offer(record, () => activeView(record, now));
+      }
+      if (++seen % TURN_RECORDS_MAX === 0) await nextTurn();
+    }
+    if (!page.wants("completed")) return page.finish();
+    for (const archived of this.#archive.records()) {
+      if (!isExpired(archived, now)) {
+        page.offer(archived.packed, () => archivedView(archived, now, null));
+      }
+      if (++seen % TURN_RECORDS_MAX === 0) await nextTurn();
+    }
+    return page.finish();
   }
 
   async stats(): Promise<StoreStats> {
-    const now = this.#clock.now();
+    // Without what has expired, what is completed need not be counted one by one.
+    await this.sweep(Number.POSITIVE_INFINITY);
+    const now = this.#now();
     const states = { running: 0, completed: 0, held: 0, open: 0, void: 0 };
     let oldestHeldMs: number | null = null;
-    for (const entry of this.#entries.values()) {
-      if (isExpired(entry, now)) continue;
-      const state = stateFor(entry, now);
+    let seen = 0;
+    for (const record of this.#active.values()) {
+      if (++seen % TURN_RECORDS_MAX === 0) await nextTurn();
+      const state = stateAt(record, now);
       states[state]++;
       if (state !== "held") continue;
-      const since = entry.state === "held" ? entry.updatedAt : entry.leaseUntil;
+      const since = record.state === "held" ? record.updatedAt : record.leaseUntil;
       oldestHeldMs = Math.max(oldestHeldMs ?? 0, now - since);
     }
-    return { states, oldestHeldMs, bytes: this.#bytes };
+    states.completed = this.#archive.size;
+    return { states, oldestHeldMs, bytes: this.#active.bytes + this.#archive.bytes };
   }
 
-  /** The record, unless it is absent or expired. */
-  #live(id: RecordId, now: number): Entry | undefined {
-    const entry = this.#entries.get(id);
-    if (entry === undefined || !isExpired(entry, now)) return entry;
-    this.#remove(entry);
+  /** In whole milliseconds, which is what records keep. */
+  #now(): number {
+    return Math.floor(this.#clock.now());
+  }
+
+  /** The record, unless it is completed, absent or expired. */
+  #activeAt(id: RecordId, now: number): ActiveRecord | undefined {
+    const record = this.#active.get(id);
+    if (record === undefined || !isExpired(record, now)) return record;
+    this.#active.delete(record);
+    return undefined;
+  }
+
+  #archivedAt(id: RecordId, now: number): ArchivedRecord | undefined {
+    const archived = this.#archive.find(id);
+    if (archived === undefined || !isExpired(archived, now)) return archived;
+    this.#archive.delete(archived);
     return undefined;
   }
 
   /** SM-17: the record, if it is running this very attempt. */
-  #ownedBy(token: { id: RecordId; attempt: number; owner: string }, now: number) {
-    const entry = this.#live(token.id, now);
-    if (entry?.state !== "running") return undefined;
-    return entry.attempt === token.attempt && entry.owner === token.owner ? entry : undefined;
+  #ownedBy(token: AttemptToken, now: number): ActiveRecord | undefined {
+    const record = this.#activeAt(token.id, now);
+    if (record?.state !== "running") return undefined;
+    return record.attempt === token.attempt && record.owner === token.owner ? record : undefined;
   }
 
-  #insert(
-    { id, scope, key }: { id: RecordId; scope: string; key: string },
-    fingerprint: string,
-    onCrash: CrashPolicy,
+  #complete(record: ActiveRecord, result: Uint8Array, retentionMs: number, now: number): void {
+    const packed = this.#archive.pack({ ...record, updatedAt: now }, result.length);
+    const room = ActiveRecords.bytesFor(record);
+    this.#makeRoom(0, Archive.bytesFor(packed, result) - room, now);
+    this.#archive.add(packed, result, now + retentionMs);
+    this.#active.delete(record);
+  }
+
+  #become(
+    record: ActiveRecord,
+    state: ActiveRecord["state"],
+    lifeMs: number | null,
     now: number,
-  ): Entry {
-    const entry: Entry = {
-      id,
-      scope,
-      key,
-      fingerprint,
-      state: "running",
-      attempt: 0,
-      owner: "",
-      onCrash,
-      crashes: 0,
-      leaseUntil: 0,
-      result: null,
-      reason: null,
-      createdAt: now,
-      updatedAt: now,
-      expiresAt: null,
-      queue: null,
-    };
-    this.#makeRoom(1, bytesOf(entry), now);
-    this.#entries.set(id, entry);
-    this.#bytes += bytesOf(entry);
-    return entry;
+  ): void {
+    record.state = state;
+    record.updatedAt = now;
+    this.#active.expireAt(record, lifeMs === null ? null : now + lifeMs);
   }
 
-  #complete(entry: Entry, result: Uint8Array, retentionMs: number, now: number): void {
-    this.#makeRoom(0, result.byteLength, now);
-    entry.result = result.slice();
-    this.#bytes += result.byteLength;
-    this.#become(entry, "completed", retentionMs, now);
-    this.#completed.add(entry);
+  #lease(
+    record: ActiveRecord,
+    { leaseMs, lapsedRetentionMs }: { leaseMs: number; lapsedRetentionMs: number | null },
+    now: number,
+  ): void {
+    record.leaseUntil = now + leaseMs;
+    const expiresAt = lapsedRetentionMs === null ? null : record.leaseUntil + lapsedRetentionMs;
+    this.#active.expireAt(record, expiresAt);
   }
 
-  #become(entry: Entry, state: RecordState, lifeMs: number | null, now: number): void {
-    entry.state = state;
-    entry.updatedAt = now;
-    this.#endAfter(entry, lifeMs, lifeMs, now);
-  }
-
-  #lease(entry: Entry, leaseMs: number, lapsedRetentionMs: number | null, now: number): void {
-    entry.leaseUntil = now + leaseMs;
-    const lifeMs = lapsedRetentionMs === null ? null : leaseMs + lapsedRetentionMs;
-    this.#endAfter(entry, lifeMs, lifeMs, now);
-  }
-
-  #endAfter(entry: Entry, lifeMs: number | null, queueKey: number | null, now: number): void {
-    entry.queue?.delete(entry);
-    entry.queue = null;
-    entry.expiresAt = lifeMs === null ? null : now + lifeMs;
-    if (queueKey === null) return;
-    let queue = this.#queues.get(queueKey);
-    if (queue === undefined) {
-      queue = new Set();
-      this.#queues.set(queueKey, queue);
+  /** @returns how many were removed */
+  #removeExpired(most: number, now: number): number {
+    let removed = 0;
+    for (; removed < most; removed++) {
+      const archived = this.#archive.expired(now);
+      const record = archived === undefined ? this.#active.expired(now) : undefined;
+      if (archived) this.#archive.delete(archived);
+      else if (record) this.#active.delete(record);
+      else break;
     }
-    queue.add(entry);
-    entry.queue = queue;
-  }
-
-  #remove(entry: Entry): void {
-    entry.queue?.delete(entry);
-    entry.queue = null;
-    this.#completed.delete(entry);
-    this.#entries.delete(entry.id);
-    this.#bytes -= bytesOf(entry) + (entry.result?.byteLength ?? 0);
+    return removed;
   }
 
   /** Removes what has expired, then, if told to, the oldest completed; else refuses. */
-  #makeRoom(entries: number, bytes: number, now: number): void {
+  #makeRoom(records: number, bytes: number, now: number): void {
+    const { entriesMax, bytesMax } = this.#bounds;
+    const [active, archive] = [this.#active, this.#archive];
     const isFull = () =>
-      this.#entries.size + entries > this.#entriesMax || this.#bytes + bytes > this.#bytesMax;
-    if (!isFull()) return;
-    for (const queue of this.#queues.values()) {
-      for (const entry of queue) {
-        if (!isFull()) return;
-        if (entry.expiresAt! > now) break;
-        this.#remove(entry);
-      }
+      (records > 0 && active.size + archive.size + records > entriesMax) ||
+      (bytes > 0 && active.bytes + archive.bytes + bytes > bytesMax);
+    while (isFull() && this.#removeExpired(1, now) > 0);
+    // What cannot fit beside the active ones must not drive out the others.
+    const fits = active.size + records <= entriesMax && active.bytes + bytes <= bytesMax;
+    while (fits && isFull()) {
+      const oldest = archive.oldest();
+      if (oldest === undefined) break;
+      archive.delete(oldest);
     }
-    if (this.#whenFull === "evict-completed") {
-      for (const entry of this.#completed) {
-        if (!isFull()) return;
-        this.#remove(entry);
-      }
+    if (isFull()) {
+      throw new StoreFull(
+        `The memory store is full (${active.size + archive.size} records of ${entriesMax}, ${active.bytes + archive.bytes} bytes of ${bytesMax}); raise \`entriesMax\` or \`bytesMax\`, shorten the retention, or set \`whenFull: "evict-completed"\``,
+      );
     }
-    if (!isFull()) return;
-    throw new StoreFull(
-      `The memory store is full (${this.#entries.size} records of ${this.#entriesMax}, ${this.#bytes} bytes of ${this.#bytesMax}); raise \`entriesMax\` or \`bytesMax\`, shorten the retention, or set \`whenFull: "evict-completed"\``,
-    );
   }
 }
 
-function isExpired(entry: Entry, now: number): boolean {
-  return entry.expiresAt !== null && entry.expiresAt <= now;
-}
-
-/** Held, or lapsed under a policy that would hold it. */
-function isHeld(entry: Entry, now: number): boolean {
-  return stateFor(entry, now) === "held";
-}
-
-function stateFor(entry: Entry, now: number): RecordState {
-  const lapsed = entry.state === "running" && entry.leaseUntil <= now;
-  return lapsed && entry.onCrash !== "rerun" ? "held" : entry.state;
-}
-
-function bytesOf(entry: Entry): number {
-  return ENTRY_BYTES + entry.scope.length + entry.key.length;
-}
-
-function newestFirst(
-  one: { createdAt: number; id: string },
-  other: { createdAt: number; id: string },
-): number {
-  return other.createdAt - one.createdAt || (one.id < other.id ? -1 : one.id > other.id ? 1 : 0);
-}
-
-function parseCursor(cursor: string): { createdAt: number; id: string } {
-  const match = /^(\d+(?:\.\d+)?)\/([0-9a-f]{32})$/.exec(cursor);
-  if (match === null) {
-    throw new InvalidOption("`cursor` is not one that a previous page of this list ended with");
+function replay({ packed, expiresAt }: ArchivedRecord, claim: Claim, now: number): BeginAnswer {
+  const { fingerprint, attempt } = packed;
+  if (fingerprint !== "" && fingerprint !== claim.fingerprint) {
+    return { kind: "mismatch", fingerprint };
   }
-  return { createdAt: Number(match[1]), id: match[2]! };
+  return { kind: "done", attempt, result: packed.result(), expiresInMs: expiresAt - now };
 }
 
-function view(entry: Entry, now: number, withResult: boolean): StoredRecord {
-  const { id, scope, key, fingerprint, state, attempt, owner, onCrash, crashes, reason } = entry;
+function isExpired({ expiresAt }: { expiresAt: number | null }, now: number): boolean {
+  return expiresAt !== null && expiresAt <= now;
+}
+
+function isLive(record: ActiveRecord, now: number): boolean {
+  return record.state === "running" && record.leaseUntil > now;
+}
+
+/** Lapsed under a policy that would hold it is as good as held. */
+function stateAt(record: ActiveRecord, now: number): ActiveRecord["state"] {
+  const hasLapsed = record.state === "running" && record.leaseUntil <= now;
+  return hasLapsed && record.onCrash !== "rerun" ? "held" : record.state;
+}
+
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve);
+  });
+}
+
+function activeView(record: ActiveRecord, now: number): StoredRecord {
+  const { number: _number, leaseUntil, expiresAt, ...fields } = record;
+  return {
+    ...fields,
+    leaseRemainingMs: record.state === "running" ? leaseUntil - now : null,
+    result: null,
+    expiresInMs: expiresAt === null ? null : expiresAt - now,
+  };
+}
+
+function archivedView(
+  { packed, expiresAt }: ArchivedRecord,
+  now: number,
+  result: Uint8Array | null,
+): StoredRecord {
+  const { id, scope, key, fingerprint, attempt, owner, onCrash, crashes } = packed;
+  const { createdAt, updatedAt } = packed;
   return {
     id,
     scope,
     key,
     fingerprint,
-    state,
+    state: "completed",
     attempt,
     owner,
     onCrash,
     crashes,
-    leaseRemainingMs: state === "running" ? entry.leaseUntil - now : null,
-    result: withResult && entry.result ? entry.result.slice() : null,
-    reason,
-    createdAt: entry.createdAt,
-    updatedAt: entry.updatedAt,
-    expiresInMs: entry.expiresAt === null ? null : entry.expiresAt - now,
+    leaseRemainingMs: null,
+    result,
+    reason: null,
+    createdAt,
+    updatedAt,
+    expiresInMs: expiresAt - now,
   };
 }

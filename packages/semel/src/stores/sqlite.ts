@@ -2,10 +2,9 @@
 // run. Writes of one turn of the event loop share a transaction, and so the wait for the disk.
 
 import { type Duration, durationMs } from "../duration.ts";
-import { InvalidOption, RecordUnreadable, StoreUnavailable } from "../errors.ts";
+import { InvalidOption } from "../errors.ts";
 import { assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
 import type {
-  AttemptToken,
   BeginAnswer,
   Claim,
   DeleteAnswer,
@@ -21,10 +20,12 @@ import type {
   Store,
   StoredRecord,
   StoreStats,
+  StoreTransactions,
   VoidAnswer,
   VoidRequest,
 } from "../store.ts";
 import { combine } from "./combine.ts";
+import { answerTo, type RecordRow, readableRecord, STATE_CODES, STATES } from "./sql-record.ts";
 import {
   blob,
   SqliteConnection,
@@ -32,20 +33,24 @@ import {
   type SqliteInteger,
 } from "./sqlite/connection.ts";
 import { storeError } from "./sqlite/errors.ts";
-import { type RecordRow, STATES, storedRecord } from "./sqlite/record.ts";
-import {
-  applyMigrations,
-  assertSchema,
-  CRASH_POLICY_CODES,
-  STATE_CODES,
-  tablesOf,
-} from "./sqlite/schema.ts";
+import { applyMigrations, assertSchema, tablesOf } from "./sqlite/schema.ts";
 import { type SqliteStatements, statementsFor } from "./sqlite/statements.ts";
+import { SqliteTransactions, type TransactionConnection } from "./sqlite/transactions.ts";
+import {
+  claimed,
+  clockWentBack,
+  found,
+  perform,
+  settled,
+  stale,
+  type Transition,
+} from "./sqlite/transitions.ts";
+import { WriteLine } from "./sqlite/write-line.ts";
 
 export type { SqliteDatabase, SqliteStatement, SqliteValue } from "./sqlite/connection.ts";
 export { sqliteMigrations } from "./sqlite/schema.ts";
 
-export interface SqliteStoreOptions {
+export interface SqliteStoreOptions<Transaction = SqliteDatabase> {
   /** Prefix of the names of the tables. @default "semel" */
   table?: string;
   /**
@@ -55,9 +60,16 @@ export interface SqliteStoreOptions {
   synchronous?: "full" | "normal";
   /** How long to wait, in all, for other connections that are writing. @default "5s" */
   busyTimeout?: Duration;
+  /**
+   * Another connection to the same file, which `transaction()` opens its transactions on and gives to
+   * its handlers. While one is open, nothing else can write to the file.
+   */
+  transactions?: Transaction;
 }
 
-export interface SqliteStore extends Store {
+export interface SqliteStore<Transaction = SqliteDatabase> extends Store {
+  readonly transactions: StoreTransactions<Transaction>;
+
   /**
    * Creates the tables, or brings them to this version's schema; puts the file into WAL mode. Safe
    * to run again, and by many processes at once.
@@ -83,16 +95,22 @@ const SWEEP_LIMIT_MAX = 100_000;
  * const store = sqliteStore(new DatabaseSync("idempotency.db"));
  * await store.migrate();
  */
-export function sqliteStore(
+export function sqliteStore<Transaction extends SqliteDatabase = SqliteDatabase>(
   database: SqliteDatabase,
-  options: SqliteStoreOptions = {},
-): SqliteStore {
-  assertKnownOptions(options, ["table", "synchronous", "busyTimeout"], "sqliteStore()");
-  const { table = "semel", synchronous = "full", busyTimeout = "5s" } = options;
+  options: SqliteStoreOptions<Transaction> = {},
+): SqliteStore<Transaction> {
+  const known = ["table", "synchronous", "busyTimeout", "transactions"];
+  assertKnownOptions(options, known, "sqliteStore()");
+  const { table = "semel", synchronous = "full", busyTimeout = "5s", transactions } = options;
   assertOneOf(synchronous, ["full", "normal"], "synchronous");
   assertTable(table);
   const busyTimeoutMs = durationMs(busyTimeout, "busyTimeout");
-  return new SqliteRecords(new SqliteConnection(database, { synchronous, busyTimeoutMs }), table);
+  const connect = (to: SqliteDatabase) => new SqliteConnection(to, { synchronous, busyTimeoutMs });
+  if ((transactions as unknown) === database) {
+    throw new InvalidOption("`transactions` must be a connection other than the store's own");
+  }
+  const own = transactions && { database: transactions, connection: connect(transactions) };
+  return new SqliteRecords(connect(database), table, busyTimeoutMs, own);
 }
 
 function assertTable(table: unknown): void {
@@ -111,30 +129,35 @@ interface Write {
   run(): unknown;
 }
 
-interface ClaimRow {
-  attempt: SqliteInteger;
-  crashes: SqliteInteger;
-  on_crash: SqliteInteger;
-}
-
 interface CountRow {
   state: SqliteInteger;
   records: SqliteInteger;
   oldest_ms: SqliteInteger | null;
 }
 
-class SqliteRecords implements SqliteStore {
+class SqliteRecords<Transaction extends SqliteDatabase> implements SqliteStore<Transaction> {
   readonly name = "sqlite";
   readonly #connection: SqliteConnection;
   readonly #table: string;
   readonly #sql: SqliteStatements;
+  readonly #line: WriteLine;
   readonly #combined: (write: Write) => Promise<unknown>;
+  readonly transactions: SqliteTransactions<Transaction>;
   #isReady = false;
 
-  constructor(connection: SqliteConnection, table: string) {
+  constructor(
+    connection: SqliteConnection,
+    table: string,
+    busyTimeoutMs: number,
+    own: TransactionConnection<Transaction> | undefined,
+  ) {
     this.#connection = connection;
     this.#table = table;
     this.#sql = statementsFor(tablesOf(table));
+    const [statements, records] = [this.#sql, connection];
+    const line = new WriteLine(busyTimeoutMs);
+    this.#line = line;
+    this.transactions = new SqliteTransactions({ statements, table, line, records, own });
     this.#combined = combine<Write, unknown>({
       send: (writes) => this.#transact(writes),
       itemsMax: BATCH_ITEMS_MAX,
@@ -156,54 +179,11 @@ class SqliteRecords implements SqliteStore {
   async begin(claim: Claim): Promise<BeginAnswer> {
     // Duplicates of finished and of running operations neither write nor wait for a lock.
     const seen = await this.#read(() => answerTo(claim, this.#find(claim.id)));
-    return seen ?? this.#write(claim.id, () => this.#claim(claim));
-  }
-
-  #claim(claim: Claim): BeginAnswer {
-    const { id, owner, refuseLate } = claim;
-    const [acquired] = this.#connection.rows<ClaimRow>(
-      refuseLate ? this.#sql.claimUnlessLate : this.#sql.claim,
-      ...[id, claim.scope, claim.key, claim.fingerprint, owner],
-      ...[CRASH_POLICY_CODES[claim.onCrash], claim.leaseMs],
-      claim.lapsedRetentionMs === null ? null : claim.leaseMs + claim.lapsedRetentionMs,
-      ...(refuseLate ? [refuseLate.sentAt, refuseLate.ageMaxMs, id] : []),
-      claim.attemptsMax,
-    );
-    if (acquired !== undefined) {
-      const isProbe = Number(acquired.on_crash) === CRASH_POLICY_CODES.probe;
-      const probe = isProbe && Number(acquired.crashes) > 0;
-      return { kind: "acquired", attempt: Number(acquired.attempt), probe };
-    }
-    const record = this.#find(id);
-    if (record !== undefined) return answerTo(claim, record) ?? this.#holdLapsed(claim, record);
-    if (this.#connection.run(this.#sql.forgetExpired, id) > 0) return this.#claim(claim);
-    if (refuseLate !== undefined) return { kind: "late" };
-    throw clockWentBack();
-  }
-
-  /** SM-4, SM-23a: a lapsed record that may not be taken over. */
-  #holdLapsed(claim: Claim, { attempt, owner, onCrash }: StoredRecord): BeginAnswer {
-    const reason = onCrash === "hold" ? "lease-lapsed" : "attempts-exhausted";
-    const { id, heldRetentionMs } = claim;
-    const { holdLapsed } = this.#sql;
-    const held = this.#connection.run(holdLapsed, reason, heldRetentionMs, id, attempt, owner);
-    if (held === 0) throw clockWentBack();
-    return { kind: "held", attempt, reason };
+    return seen ?? this.#write(claim.id, () => this.#perform(claimed(this.#sql, claim)));
   }
 
   settle(ending: Ending): Promise<SettleAnswer> {
-    const { id, attempt, owner } = ending;
-    const state = { complete: "completed", release: "open", hold: "held" } as const;
-    const result = ending.kind === "complete" ? blob(ending.result) : null;
-    const reason = ending.kind === "hold" ? ending.reason : null;
-    return this.#write(id, () => {
-      const settled = this.#connection.run(
-        this.#sql.settle,
-        ...[STATE_CODES[state[ending.kind]], result, reason, ending.retentionMs],
-        ...[id, attempt, owner],
-      );
-      return settled > 0 ? { kind: "settled" } : this.#stale(ending);
-    });
+    return this.#write(ending.id, () => this.#perform(settled(this.#sql, ending)));
   }
 
   renew(renewal: Renewal): Promise<RenewAnswer> {
@@ -211,14 +191,8 @@ class SqliteRecords implements SqliteStore {
     const lifeMs = lapsedRetentionMs === null ? null : leaseMs + lapsedRetentionMs;
     return this.#write(id, () => {
       const renewed = this.#connection.run(this.#sql.renew, leaseMs, lifeMs, id, attempt, owner);
-      return renewed > 0 ? { kind: "renewed" } : this.#stale(renewal);
+      return renewed > 0 ? { kind: "renewed" } : this.#perform(stale(this.#sql, renewal));
     });
-  }
-
-  /** @throws {RecordUnreadable} when nobody can tell whose the record is */
-  #stale({ id }: AttemptToken): { kind: "stale" } {
-    this.#find(id);
-    return { kind: "stale" };
   }
 
   read(id: RecordId): Promise<StoredRecord | undefined> {
@@ -274,7 +248,7 @@ class SqliteRecords implements SqliteStore {
     assertInteger(limit, "limit", 1, LIST_LIMIT_MAX);
     const before = cursor === undefined ? null : parseCursor(cursor);
     return this.#read(() => {
-      const rows = this.#connection.rows<RecordRow>(
+      const rows = this.#connection.rows<RecordRow & { position: SqliteInteger }>(
         this.#sql.list(state),
         ...[before, scope ?? null, olderThanMs ?? null, limit + 1],
       );
@@ -304,8 +278,11 @@ class SqliteRecords implements SqliteStore {
 
   /** The live record. */
   #find(id: RecordId): StoredRecord | undefined {
-    const [row] = this.#connection.rows<RecordRow>(this.#sql.find, id);
-    return row && storedRecord(row);
+    return this.#perform(found(this.#sql, id));
+  }
+
+  #perform<Answer>(transition: Transition<Answer>): Answer {
+    return perform(this.#connection, transition);
   }
 
   #read<Answer>(query: () => Answer): Promise<Answer> {
@@ -315,7 +292,8 @@ class SqliteRecords implements SqliteStore {
     });
   }
 
-  #write<Answer>(id: RecordId, run: () => Answer): Promise<Answer> {
+  async #write<Answer>(id: RecordId, run: () => Answer): Promise<Answer> {
+    this.#line.assertOutside();
     return this.#combined({ id, run, askedAt: performance.now() }) as Promise<Answer>;
   }
 
@@ -323,10 +301,11 @@ class SqliteRecords implements SqliteStore {
   #transact(writes: readonly Write[]): Promise<unknown[]> {
     // The time in the queue counts, so that a long queue does not multiply the patience.
     const since = Math.max(...writes.map(({ askedAt }) => askedAt));
-    return this.#connection.patiently(() => {
+    const transact = () => {
       this.#prepare();
       return this.#connection.transaction(() => writes.map((write) => this.#answer(write)));
-    }, since);
+    };
+    return this.#line.run(() => this.#connection.patiently(transact, since), since);
   }
 
   #answer({ run }: Write): unknown {
@@ -345,46 +324,6 @@ class SqliteRecords implements SqliteStore {
     assertSchema(this.#connection, this.#table);
     this.#isReady = true;
   }
-}
-
-/** Leaves a damaged record out, so that it does not hide the others. */
-function readableRecord(row: RecordRow): StoredRecord[] {
-  try {
-    return [storedRecord(row)];
-  } catch (error) {
-    if (error instanceof RecordUnreadable) return [];
-    throw error;
-  }
-}
-
-/** What a begin is told without a write, in the order of SM-2; nothing when it may need one. */
-function answerTo(claim: Claim, record: StoredRecord | undefined): BeginAnswer | undefined {
-  if (record === undefined) return undefined;
-  const { state, attempt, fingerprint } = record;
-  const isBlankTombstone = state === "void" && fingerprint === "";
-  if (fingerprint !== claim.fingerprint && !isBlankTombstone) {
-    return { kind: "mismatch", fingerprint };
-  }
-  switch (state) {
-    case "completed":
-      return { kind: "done", attempt, result: record.result!, expiresInMs: record.expiresInMs! };
-    case "held":
-      return { kind: "held", attempt, reason: record.reason! };
-    case "void":
-      return { kind: "void" };
-    case "open":
-      return undefined;
-    case "running": {
-      const leaseRemainingMs = record.leaseRemainingMs!;
-      if (record.owner === claim.owner || leaseRemainingMs <= 0) return undefined;
-      return { kind: "busy", attempt, leaseRemainingMs };
-    }
-  }
-}
-
-/** Two statements of one transaction disagree about the time; asking again settles it. */
-function clockWentBack(): StoreUnavailable {
-  return new StoreUnavailable("The clock was set back while a record changed hands; ask again");
 }
 
 function parseCursor(cursor: string): number {

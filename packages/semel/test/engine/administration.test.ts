@@ -246,6 +246,23 @@ describe("the sweeper (ST-9)", () => {
     expect(clock.pending).toBe(0);
   });
 
+  test("that is at it when the instance is closed does not begin again", async () => {
+    const { idempotency, clock, store, plan } = fixture({
+      sweep: { every: "1m" },
+      random: () => 0.5,
+    });
+    const reply = deferred();
+    plan.push({ method: "sweep", call: 1, effect: "delay", until: reply.promise });
+    await idempotency.run({ key: "k" }, () => 1);
+    await clock.advance(60_000);
+    expect(store.calls.sweep).toBe(1);
+    await idempotency.close();
+    reply.resolve();
+    await clock.advance(240_000);
+    expect(store.calls.sweep).toBe(1);
+    expect(clock.pending).toBe(0);
+  });
+
   test("sweeps full batches one after the other, paced", async () => {
     const { idempotency, clock, store } = fixture({
       sweep: { every: "1h", batch: 10 },

@@ -266,7 +266,7 @@ describe("an attempt that lost its lease (SM-17, SM-20)", () => {
   });
 
   test("does not end a later attempt of its own process", async () => {
-    const { idempotency, finish, first, clock, another } = await zombie(({ another }) =>
+    const { idempotency, finish, first, clock, store, another } = await zombie(({ another }) =>
       failure(
         another().run({ key: "k", payload: 1 }, () => {
           throw new Error("released");
@@ -277,12 +277,14 @@ describe("an attempt that lost its lease (SM-17, SM-20)", () => {
     const later = deferred<string>();
     const third = idempotency.run({ key: "k", payload: 1 }, () => later.promise);
     await turns();
+    const begins = store.calls.begin;
     finish.resolve();
     await turns();
     for (const from of [idempotency, another()]) {
       const error = await failure(from.run({ key: "k", payload: 1 }, () => "x"));
       expect(error).toMatchObject({ code: "operation-in-progress" });
     }
+    expect(store.calls.begin, "its own process still knows the third").toBe(begins);
     later.resolve("third");
     expect(await third).toEqual({ value: "third", replayed: false, attempt: 3 });
     await clock.advance(1_000);

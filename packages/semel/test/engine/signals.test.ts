@@ -33,12 +33,14 @@ describe("a caller that goes away (SM-23)", () => {
     const { signal, leave, listeners } = caller();
     const reply = deferred();
     plan.push({ method: "begin", call: 1, effect: "delay-reply", until: reply.promise });
-    const first = failure(idempotency.run({ key: "k", signal }, refuse));
+    let runs = 0;
+    const first = failure(idempotency.run({ key: "k", signal }, () => ++runs));
     await turns();
     leave();
     expect(await first).toBe(gone);
     reply.resolve();
     await turns();
+    expect(runs).toBe(0);
     expect(await store.read(recordId("", "k"))).toMatchObject({ state: "open" });
     expect((await idempotency.run({ key: "k" }, () => 1)).attempt).toBe(2);
     expect(listeners()).toBe(0);

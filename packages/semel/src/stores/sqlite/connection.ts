@@ -60,6 +60,14 @@ export class SqliteConnection {
     this.exec(`PRAGMA synchronous = ${this.#synchronous}`);
   }
 
+  /** The path of the database's file; empty when it is in memory. */
+  file(): string {
+    const [main] = this.rows<{ file: string | null }>(
+      "SELECT file FROM pragma_database_list WHERE name = 'main'",
+    );
+    return main?.file ?? "";
+  }
+
   exec(sql: string): void {
     this.#database.exec(sql);
   }
@@ -95,13 +103,13 @@ export class SqliteConnection {
     try {
       result = work();
     } catch (error) {
-      this.#rollback();
+      this.rollback();
       throw error;
     }
     try {
       this.exec("COMMIT");
     } catch (error) {
-      this.#rollback();
+      this.rollback();
       if (isBusy(error) || isFull(error)) throw error;
       throw new StoreUnavailable("The SQLite database failed to commit; the outcome is unknown", {
         cause: error,
@@ -110,7 +118,8 @@ export class SqliteConnection {
     return result;
   }
 
-  #rollback(): void {
+  /** Never throws. */
+  rollback(): void {
     try {
       this.exec("ROLLBACK");
     } catch {
@@ -121,11 +130,11 @@ export class SqliteConnection {
 
   /** Whether an error within a transaction left that transaction as it was before the statement. */
   survives(error: unknown): boolean {
-    return isOfStatement(error) && this.#isInTransaction();
+    return isOfStatement(error) && this.isInTransaction();
   }
 
   /** Drivers do not agree on how to ask: a `BEGIN` is refused inside a transaction. */
-  #isInTransaction(): boolean {
+  isInTransaction(): boolean {
     try {
       this.exec("BEGIN");
     } catch {

@@ -2,27 +2,7 @@
 // has been released is never edited.
 
 import { StoreUnusable } from "../../errors.ts";
-import type { CrashPolicy, RecordState } from "../../store.ts";
 import type { SqliteConnection, SqliteInteger } from "./connection.ts";
-
-/** Written into every record; a record with another is not this version's to read (SM-23b). */
-export const RECORD_FORMAT = 1;
-
-/** A record's state as stored. SQLite keeps 0 and 1 in no bytes at all. */
-export const STATE_CODES = {
-  running: 0,
-  completed: 1,
-  held: 2,
-  open: 3,
-  void: 4,
-} as const satisfies Record<RecordState, number>;
-
-/** A record's crash policy as stored. */
-export const CRASH_POLICY_CODES = {
-  hold: 0,
-  rerun: 1,
-  probe: 2,
-} as const satisfies Record<CrashPolicy, number>;
 
 export interface SqliteTables {
   records: string;

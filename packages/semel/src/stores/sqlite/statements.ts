@@ -3,9 +3,10 @@
 // stand in the order in which `../sqlite.ts` passes them.
 
 import type { RecordState } from "../../store.ts";
-import { CRASH_POLICY_CODES, RECORD_FORMAT, type SqliteTables, STATE_CODES } from "./schema.ts";
+import { CRASH_POLICY_CODES, RECORD_FORMAT, STATE_CODES } from "../sql-record.ts";
+import type { SqliteTables } from "./schema.ts";
 
-const { running: RUNNING, held: HELD, open: OPEN, void: VOID } = STATE_CODES;
+const { running: RUNNING, completed: COMPLETED, held: HELD, open: OPEN, void: VOID } = STATE_CODES;
 const { hold: HOLD, rerun: RERUN } = CRASH_POLICY_CODES;
 
 /**
@@ -29,9 +30,9 @@ const OWNED = `id = unhex(?) AND ${WRITABLE} AND state = ${RUNNING} AND attempt 
 
 /** Read by `storedRecord()`. Whether there is a result costs nothing; to read it may. */
 const COLUMNS = `position, lower(hex(id)) AS id, scope, key,
-  fingerprint, format, state, attempt, crashes, lower(hex(owner)) AS owner, on_crash,
-  lease_until - ${NOW} AS lease_ms, reason, created_at, updated_at,
-  expires_at - ${NOW} AS expires_ms, result IS NOT NULL AS has_result`;
+  fingerprint, format, state, attempt, crashes, lower(hex(owner)) AS owner,
+  on_crash AS policy, lease_until - ${NOW} AS lease, reason, created_at AS created,
+  updated_at AS updated, expires_at - ${NOW} AS expires, result IS NOT NULL AS finished`;
 
 export type SqliteStatements = ReturnType<typeof statementsFor>;
 
@@ -59,6 +60,19 @@ export function statementsFor(tables: SqliteTables) {
       SET state = ?, result = ?, reason = ?, lease_until = NULL, updated_at = ${NOW},
         expires_at = ${NOW} + ?
       WHERE ${OWNED}`,
+
+    /** Claim and completion at once, for a transaction that has done the work before (EN-5). */
+    complete: `INSERT INTO ${records} (id, scope, key, fingerprint, format, state, attempt, crashes,
+        owner, on_crash, created_at, updated_at, expires_at, result)
+      VALUES (unhex(?), ?, ?, ?, ${RECORD_FORMAT}, ${COMPLETED}, 1, 0,
+        unhex(?), ?, ${NOW}, ${NOW}, ${NOW} + ?, ?)
+      ON CONFLICT (id) DO UPDATE
+      SET state = ${COMPLETED}, result = excluded.result, owner = excluded.owner,
+        on_crash = excluded.on_crash, attempt = attempt + 1,
+        crashes = crashes + (state = ${RUNNING}), lease_until = NULL,
+        updated_at = excluded.updated_at, expires_at = excluded.expires_at
+      WHERE ${WRITABLE} AND fingerprint = excluded.fingerprint
+        AND (state = ${OPEN} OR (${LAPSED} AND on_crash = ${RERUN} AND crashes + 1 < ?))`,
 
     renew: `UPDATE ${records} SET lease_until = ${NOW} + ?, expires_at = ${NOW} + ? WHERE ${OWNED}`,
 
@@ -118,7 +132,7 @@ function claim(records: string, source: (row: string) => string): string {
     WHERE ${WRITABLE} AND fingerprint = excluded.fingerprint
       AND (state = ${OPEN} OR (state = ${RUNNING} AND (${isOwn}
         OR (${LAPSED} AND on_crash <> ${HOLD} AND crashes + 1 < ?))))
-    RETURNING attempt, crashes, on_crash`;
+    RETURNING attempt, crashes, on_crash AS policy`;
 }
 
 function list({ records, active }: SqliteTables, state: RecordState | undefined): string {

@@ -1,0 +1,74 @@
+// One line a request, without secrets: no keys, no credentials, no query.
+
+import type { IncomingMessage, ServerResponse } from "node:http";
+import colors from "picocolors";
+
+export type LogFormat = "json" | "pretty" | "none";
+
+interface RequestLine {
+  method: string;
+  path: string;
+  status: number;
+  /** What became of its operation, if it is one: `Idempotency-Status`. */
+  idempotency?: string;
+  durationMs: number;
+  /** The client left before the answer was whole. */
+  clientLeft?: true;
+}
+
+export class AccessLog {
+  readonly #format: LogFormat;
+
+  constructor(format: LogFormat) {
+    this.#format = format;
+    // A reader that went away is no reason to stop serving.
+    process.stdout.on("error", () => {});
+  }
+
+  /** Something about the gateway itself. */
+  note(event: string, message: string, details: Record<string, unknown> = {}): void {
+    if (this.#format === "json") this.#json({ event, message, ...details });
+    else process.stdout.write(`${message}\n`);
+  }
+
+  /** Writes the line of a request when it has been answered. */
+  watch(request: IncomingMessage, response: ServerResponse): void {
+    if (this.#format === "none") return;
+    const startedAt = performance.now();
+    response.once("close", () => {
+      const idempotency = response.getHeader("idempotency-status");
+      this.request(request, {
+        status: response.statusCode,
+        durationMs: Math.round(performance.now() - startedAt),
+        ...(typeof idempotency === "string" && { idempotency }),
+        ...(!response.writableFinished && { clientLeft: true as const }),
+      });
+    });
+  }
+
+  request(request: IncomingMessage, line: Omit<RequestLine, "method" | "path">): void {
+    if (this.#format === "none") return;
+    const path = (request.url ?? "/").split("?", 1)[0]!;
+    const whole: RequestLine = { method: request.method ?? "GET", path, ...line };
+    if (this.#format === "json") this.#json({ event: "request", ...whole });
+    else process.stdout.write(`${prettyLine(whole)}\n`);
+  }
+
+  #json(entry: Record<string, unknown>): void {
+    process.stdout.write(`${JSON.stringify({ time: new Date().toISOString(), ...entry })}\n`);
+  }
+}
+
+function prettyLine(line: RequestLine): string {
+  const { method, path, status, idempotency, durationMs, clientLeft } = line;
+  const paint = status >= 500 ? colors.red : status >= 400 ? colors.yellow : colors.green;
+  return [
+    colors.dim(new Date().toTimeString().slice(0, 8)),
+    method,
+    path,
+    paint(String(status)),
+    ...(idempotency ? [colors.cyan(idempotency)] : []),
+    colors.dim(`${durationMs} ms`),
+    ...(clientLeft ? [colors.dim("(client left)")] : []),
+  ].join(" ");
+}

@@ -1,0 +1,97 @@
+// Carries an answer back to the client as it comes.
+
+import type { ClientRequest, IncomingMessage, ServerResponse } from "node:http";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { responseHeaders } from "./headers.ts";
+
+/** Answers up to here are waited for whole, where a whole answer is worth more than its start. */
+const SHORT_BYTES = 64 * 2 ** 10;
+
+/**
+ * Relays an answer.
+ *
+ * @param options.holdsShort sends an answer of a declared, short length when it is whole. For
+ * operations that loses nothing, because the last byte waits for the record in any case; and until
+ * the head has left, a broken exchange can still be told as such
+ * @throws when the upstream breaks off before the end
+ */
+export async function relay(
+  answer: IncomingMessage,
+  response: ServerResponse,
+  { holdsShort }: { holdsShort: boolean },
+): Promise<void> {
+  const body = new Body(answer);
+  // What came together leaves together: most answers are complete by now.
+  await nextTurn();
+  const isShort = holdsShort && declaredLength(answer) <= SHORT_BYTES;
+  if (isShort || answer.complete) {
+    const whole = await body.collected();
+    writeHead(answer, response);
+    response.end(whole);
+    return;
+  }
+  writeHead(answer, response);
+  response.flushHeaders();
+  await body.pumpTo(response);
+  response.end();
+}
+
+function writeHead(answer: IncomingMessage, response: ServerResponse): void {
+  response.writeHead(answer.statusCode!, answer.statusMessage, responseHeaders(answer));
+}
+
+function declaredLength(answer: IncomingMessage): number {
+  const { "content-length": length } = answer.headers;
+  return length === undefined ? Number.POSITIVE_INFINITY : Number(length);
+}
+
+/** An answer's body, which may break off before anybody reads it. */
+class Body {
+  readonly #source: IncomingMessage;
+  readonly #end: Promise<void>;
+
+  constructor(source: IncomingMessage) {
+    this.#source = source;
+    this.#end = new Promise((resolve, reject) => {
+      source.once("end", resolve);
+      source.on("error", reject);
+      source.once("close", () => reject(new Error("closed before its end")));
+    });
+    this.#end.catch(() => {});
+  }
+
+  async collected(): Promise<Buffer> {
+    const chunks: Buffer[] = [];
+    this.#source.on("data", (chunk: Buffer) => chunks.push(chunk));
+    await this.#end;
+    return Buffer.concat(chunks);
+  }
+
+  /** At the client's pace; the HTTP layer sees to it that one that has left holds nothing up. */
+  async pumpTo(response: ServerResponse): Promise<void> {
+    const source = this.#source;
+    const resume = () => source.resume();
+    response.on("drain", resume);
+    source.on("data", (chunk: Buffer) => {
+      if (!response.write(chunk)) source.pause();
+    });
+    try {
+      await this.#end;
+    } finally {
+      response.off("drain", resume);
+    }
+  }
+}
+
+/** Passes 103 Early Hints on; 100 is the gateway's own to say, and 102 has no use. */
+export function passHints(from: ClientRequest, response: ServerResponse): void {
+  from.on("information", ({ statusCode, rawHeaders }) => {
+    if (statusCode !== 103 || response.headersSent || response.req.httpVersion !== "1.1") return;
+    const link = rawHeaders.filter((_, i) => i % 2 === 1 && /^link$/i.test(rawHeaders[i - 1]!));
+    try {
+      if (link.length > 0) response.writeEarlyHints({ link });
+    } catch {
+      // Node takes fewer forms of links than there are, and hints may be left out.
+    }
+  });
+}

@@ -1,0 +1,36 @@
+#!/usr/bin/env node
+// The `semel` command: dispatches to one file per command, and ends with a documented exit code.
+
+import { readFileSync } from "node:fs";
+import { Command, CommanderError } from "commander";
+import { EXIT, exitStatus, report } from "./failure.ts";
+import { gatewayCommand } from "./gateway.ts";
+
+const { version } = JSON.parse(
+  readFileSync(new URL("../package.json", import.meta.url), "utf8"),
+) as { version: string };
+
+const EXIT_CODES = `
+Exit codes:
+  0  done, or stopped as asked
+  1  failed while starting or running; the message says what to do
+  2  wrong usage`;
+
+const program = new Command("semel")
+  .description("Makes operations safe to repeat: one effect and one answer per key.")
+  .version(version, "-v, --version")
+  .addHelpText("after", EXIT_CODES);
+
+for (const command of [gatewayCommand()]) {
+  // Sub-commands that are added, rather than made by `command()`, inherit nothing by themselves.
+  program.addCommand(command.copyInheritedSettings(program).exitOverride());
+}
+
+try {
+  await program.exitOverride().parseAsync();
+} catch (error) {
+  // Commander has printed its own: help and version are no failures, everything else is usage.
+  if (error instanceof CommanderError) process.exit(error.exitCode === 0 ? 0 : EXIT.usage);
+  report(error);
+  process.exit(exitStatus(error));
+}

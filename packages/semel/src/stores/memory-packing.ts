@@ -1,0 +1,230 @@
+// A completed record as bytes. Names and digests in their usual written forms (UUID, hexadecimal,
+// base64url) take the bytes that they stand for; anything else is kept as UTF-8.
+//
+//   id 16 · createdAt 6 · forms of the four texts 1 · attempt · crashes and policy · time to
+//   completion in ms · lengths of owner, fingerprint, scope, key, result · those five
+//
+// Numbers without a size are LEB128.
+
+import type { CrashPolicy, RecordId } from "../store.ts";
+import type { Slab } from "./memory-slabs.ts";
+
+/** What is kept of a completed record beside its result and its end. */
+export interface CompletedRecord {
+  id: RecordId;
+  owner: string;
+  fingerprint: string;
+  scope: string;
+  key: string;
+  attempt: number;
+  crashes: number;
+  onCrash: CrashPolicy;
+  /** In whole milliseconds, as `updatedAt`. */
+  createdAt: number;
+  updatedAt: number;
+}
+
+export const ID_BYTES = 16;
+const CREATED_AT = ID_BYTES;
+const FORMS_AT = CREATED_AT + 6;
+const NUMBERS_AT = FORMS_AT + 1;
+/** LEB128 of a whole number up to 2 ** 53. */
+const NUMBER_BYTES_MAX = 8;
+const NUMBERS = 8;
+const TEXTS = ["owner", "fingerprint", "scope", "key"] as const;
+
+const POLICIES: readonly CrashPolicy[] = ["rerun", "hold", "probe"];
+
+/** How a text is kept. */
+const PLAIN = 0;
+const HEX = 1;
+const UUID = 2;
+/** Anything, and then 32 bytes in base64url. */
+const DIGEST = 3;
+const HEX_FORM = /^[0-9a-f]{32}$/;
+const UUID_FORM = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
+/** 43 digits carry two bits more than 32 bytes, which must be zero to come back as they were. */
+const DIGEST_FORM = /[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$/;
+const DIGEST_DIGITS = 43;
+const DIGEST_BYTES = 32;
+
+/** Packs what stands before a result. Its buffer is used again: a pack lasts until the next. */
+export class Packer {
+  #buffer = Buffer.allocUnsafeSlow(1_024);
+  #end = 0;
+
+  pack(record: CompletedRecord, resultLength: number): Uint8Array {
+    this.#reserve(record);
+    writeHex(record.id, this.#buffer, 0);
+    this.#buffer.writeUIntBE(record.createdAt, CREATED_AT, 6);
+    this.#end = NUMBERS_AT;
+    this.#number(record.attempt);
+    this.#number(record.crashes * 4 + POLICIES.indexOf(record.onCrash));
+    this.#number(Math.max(0, record.updatedAt - record.createdAt));
+    let forms = 0;
+    for (const [index, name] of TEXTS.entries()) {
+      const form = formOf(record[name]);
+      forms |= form << (2 * index);
+      this.#number(packedLength(record[name], form));
+    }
+    this.#buffer[FORMS_AT] = forms;
+    this.#number(resultLength);
+    for (const [index, name] of TEXTS.entries()) this.#text(record[name], formAt(forms, index));
+    return this.#buffer.subarray(0, this.#end);
+  }
+
+  #reserve({ owner, fingerprint, scope, key }: CompletedRecord): void {
+    const units = owner.length + fingerprint.length + scope.length + key.length;
+    const bytesMax = NUMBERS_AT + NUMBERS * NUMBER_BYTES_MAX + 3 * units;
+    if (this.#buffer.length < bytesMax) this.#buffer = Buffer.allocUnsafeSlow(bytesMax);
+  }
+
+  #number(value: number): void {
+    let rest = value;
+    while (rest > 0x7f) {
+      this.#buffer[this.#end++] = (rest % 0x80) | 0x80;
+      rest = Math.floor(rest / 0x80);
+    }
+    this.#buffer[this.#end++] = rest;
+  }
+
+  #text(text: string, form: number): void {
+    switch (form) {
+      case HEX:
+      case UUID:
+        writeHex(text, this.#buffer, this.#end);
+        this.#end += ID_BYTES;
+        break;
+      case DIGEST:
+        this.#end += this.#buffer.write(text.slice(0, -DIGEST_DIGITS), this.#end);
+        this.#end += this.#buffer.write(text.slice(-DIGEST_DIGITS), this.#end, "base64url");
+        break;
+      default:
+        this.#end += this.#buffer.write(text, this.#end);
+    }
+  }
+}
+
+/** A packed record where it lies; good until its slab changes. */
+export class PackedRecord implements CompletedRecord {
+  readonly attempt: number;
+  readonly crashes: number;
+  readonly onCrash: CrashPolicy;
+  readonly createdAt: number;
+  readonly updatedAt: number;
+  /** What it takes in its slab. */
+  readonly length: number;
+  readonly #slab: Slab;
+  readonly #offset: number;
+  readonly #ends: number[] = [];
+  #at: number;
+
+  constructor(slab: Slab, offset: number) {
+    this.#slab = slab;
+    this.#offset = offset;
+    this.#at = offset + NUMBERS_AT;
+    this.createdAt = slab.buffer.readUIntBE(offset + CREATED_AT, 6);
+    this.attempt = this.#number();
+    const crashes = this.#number();
+    this.crashes = Math.floor(crashes / 4);
+    this.onCrash = POLICIES[crashes % 4]!;
+    this.updatedAt = this.createdAt + this.#number();
+    let end = 0;
+    for (let part = 0; part <= TEXTS.length; part++) {
+      end += this.#number();
+      this.#ends.push(end);
+    }
+    this.length = this.#at + end - offset;
+  }
+
+  get id(): RecordId {
+    return this.#slab.buffer.toString("hex", this.#offset, this.#offset + ID_BYTES);
+  }
+
+  get owner(): string {
+    return this.#text(0);
+  }
+
+  get fingerprint(): string {
+    return this.#text(1);
+  }
+
+  get scope(): string {
+    return this.#text(2);
+  }
+
+  get key(): string {
+    return this.#text(3);
+  }
+
+  /** A copy of the result. */
+  result(): Uint8Array {
+    return this.#slab.bytes.slice(this.#at + this.#ends[3]!, this.#at + this.#ends[4]!);
+  }
+
+  #number(): number {
+    const { bytes } = this.#slab;
+    let value = 0;
+    let unit = 1;
+    for (;;) {
+      const byte = bytes[this.#at++]!;
+      value += (byte & 0x7f) * unit;
+      if (byte < 0x80) return value;
+      unit *= 0x80;
+    }
+  }
+
+  #text(index: number): string {
+    const { buffer, bytes } = this.#slab;
+    const start = this.#at + (this.#ends[index - 1] ?? 0);
+    const end = this.#at + this.#ends[index]!;
+    switch (formAt(bytes[this.#offset + FORMS_AT]!, index)) {
+      case HEX:
+        return buffer.toString("hex", start, end);
+      case UUID:
+        return uuidOf(buffer.toString("hex", start, end));
+      case DIGEST: {
+        const digestAt = end - DIGEST_BYTES;
+        return (
+          buffer.toString("utf8", start, digestAt) + buffer.toString("base64url", digestAt, end)
+        );
+      }
+      default:
+        return buffer.toString("utf8", start, end);
+    }
+  }
+}
+
+function formOf(text: string): number {
+  if (text.length === 32) return HEX_FORM.test(text) ? HEX : PLAIN;
+  if (text.length === 36 && UUID_FORM.test(text)) return UUID;
+  return text.length >= DIGEST_DIGITS && DIGEST_FORM.test(text) ? DIGEST : PLAIN;
+}
+
+function formAt(forms: number, index: number): number {
+  return (forms >> (2 * index)) & 3;
+}
+
+function packedLength(text: string, form: number): number {
+  if (form === PLAIN) return Buffer.byteLength(text);
+  if (form === DIGEST) return Buffer.byteLength(text) - DIGEST_DIGITS + DIGEST_BYTES;
+  return ID_BYTES;
+}
+
+/** Writes hexadecimal digits as bytes, leaving out dashes. */
+export function writeHex(text: string, bytes: Uint8Array, offset: number): void {
+  let at = offset;
+  for (let index = 0; index < text.length; index += 2) {
+    if (text.charCodeAt(index) === 0x2d) index++;
+    bytes[at++] = (nibble(text.charCodeAt(index)) << 4) | nibble(text.charCodeAt(index + 1));
+  }
+}
+
+/** `0` to `9` and `a` to `f`: their low four bits, and nine more for letters. */
+function nibble(code: number): number {
+  return (code & 0x0f) + 9 * (code >> 6);
+}
+
+function uuidOf(hex: string): string {
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+}

@@ -1,0 +1,319 @@
+// The SQL of the MySQL store: a transition is one statement, which tests state, attempt and owner
+// where it writes (SM-17). Values stand in it as literals of hexadecimal digits and numbers, which
+// mean the same whatever character set, SQL mode or driver option a session has.
+
+import { InvalidOption } from "../../errors.ts";
+import type {
+  CrashPolicy,
+  Ending,
+  RecordId,
+  RecordState,
+  Renewal,
+  Resolution,
+} from "../../store.ts";
+import { CRASH_POLICY_CODES, RECORD_FORMAT, STATE_CODES } from "../sql-record.ts";
+import { type MysqlTables, nameLiteral } from "./schema.ts";
+
+const { running: RUNNING, completed: COMPLETED, held: HELD, open: OPEN, void: VOID } = STATE_CODES;
+const { rerun: RERUN } = CRASH_POLICY_CODES;
+
+/**
+ * The server's own clock in milliseconds (SM-19), the same throughout a statement. In UTC, because a
+ * session's time zone has an hour that comes twice.
+ */
+const NOW =
+  "(TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', UTC_TIMESTAMP(3)) DIV 1000)";
+const EXPIRED = `r.expires_at <= ${NOW}`;
+const LIVE = `(r.expires_at IS NULL OR r.expires_at > ${NOW})`;
+const LAPSED = `(r.state = ${RUNNING} AND r.lease_until <= ${NOW})`;
+/** What counts as held besides what is: lapsed, under a policy that asks before it reruns. */
+const LAPSED_HELD = `(${LAPSED} AND r.on_crash <> ${RERUN})`;
+/**
+ * A record that this version may write to: a newer version's is left alone (SM-23b), but for its
+ * expiry, which means the same in every format.
+ */
+const WRITABLE = `r.format = ${RECORD_FORMAT} AND ${LIVE}`;
+/** SM-17. */
+const OWNED = `r.attempt = item.attempt AND r.owner = item.owner AND r.state = ${RUNNING} AND ${WRITABLE}`;
+
+/** Read by `recordRow()`. Whether there is a result costs nothing; to read it may. */
+const COLUMNS = `LOWER(HEX(r.id)) AS id, r.scope, r.\`key\`, r.fingerprint, r.format, r.state, r.attempt,
+  r.crashes, LOWER(HEX(r.owner)) AS owner, r.on_crash AS policy, r.lease_until - ${NOW} AS lease,
+  r.reason, r.created_at AS created, r.updated_at AS updated, r.expires_at - ${NOW} AS expires,
+  r.result IS NOT NULL AS finished, r.receipt`;
+
+/** What becomes of a record: the columns that a transition writes. */
+export interface NextState {
+  id: RecordId;
+  fingerprint: string;
+  state: RecordState;
+  attempt: number;
+  crashes: number;
+  owner: string;
+  onCrash: CrashPolicy;
+  leaseMs: number | null;
+  /** `null`: kept until resolved. */
+  lifeMs: number | null;
+  reason: string | null;
+}
+
+/** A record that was not there. */
+export interface NewRecord extends NextState {
+  scope: string;
+  key: string;
+  result: Uint8Array | null;
+}
+
+/** A record that was there, as it was seen, and what becomes of it if it still is so. */
+export interface Transition extends NextState {
+  from: "expired" | "open" | "held" | "lapsed" | "own";
+  seen: { attempt: number; owner: string };
+  /** Whether it is a change of state, which has a time. */
+  isChange: boolean;
+}
+
+const FROM_CODES = { expired: 0, open: 1, held: 2, lapsed: 3, own: 4 } as const;
+
+export type MysqlSql = ReturnType<typeof statementsFor>;
+
+/** Every statement of the store, for its tables. */
+export function statementsFor(tables: MysqlTables) {
+  const { records } = tables;
+  return {
+    /** Records by id, expired ones too; a row without a record tells the time of the server. */
+    find: (
+      ids: readonly RecordId[],
+      part: "whole" | "head",
+      lock: "" | "LOCK IN SHARE MODE" = "",
+    ) =>
+      `SELECT clock.instant, ${COLUMNS}, ${part === "whole" ? "r.result" : "NULL"} AS result
+        FROM (SELECT ${NOW} AS instant) AS clock
+        LEFT JOIN ${records} AS r ON r.id IN (${ids.map(hexadecimal)}) ${lock}`,
+
+    /** SM-1: those that are absent; the others are left as they are. */
+    insert: (rows: readonly NewRecord[]) =>
+      `INSERT IGNORE INTO ${records} (id, scope, \`key\`, fingerprint, format, state, attempt, crashes,
+        owner, on_crash, lease_until, reason, created_at, updated_at, expires_at, result)
+      VALUES ${rows.map(newRow)}`,
+
+    /** SM-4, SM-6, SM-16: those that are still as they were seen, in whatever matters. */
+    change: (transitions: readonly Transition[]) =>
+      `UPDATE ${table(transitions.map(transitionItem))} STRAIGHT_JOIN ${records} AS r ON r.id = item.id
+      SET r.format = ${RECORD_FORMAT}, r.fingerprint = item.fingerprint, r.state = item.target,
+        r.attempt = item.attempt, r.crashes = item.crashes, r.owner = item.owner,
+        r.on_crash = item.policy, r.lease_until = ${NOW} + item.lease, r.reason = item.reason,
+        r.result = NULL, r.expires_at = ${NOW} + item.life,
+        r.created_at = IF(item.was = ${FROM_CODES.expired}, ${NOW}, r.created_at),
+        r.updated_at = IF(item.changes, ${NOW}, r.updated_at)
+      WHERE (item.was = ${FROM_CODES.expired} AND ${EXPIRED})
+        OR (r.attempt = item.seenattempt AND r.owner = item.seenowner AND ${WRITABLE} AND (
+          (item.was = ${FROM_CODES.open} AND r.state = ${OPEN})
+          OR (item.was = ${FROM_CODES.held} AND r.state = ${HELD})
+          OR (item.was = ${FROM_CODES.lapsed} AND ${LAPSED})
+          OR (item.was = ${FROM_CODES.own} AND r.state = ${RUNNING})))`,
+
+    /** SM-8 to SM-10. The receipt tells afterwards which of many this very statement wrote. */
+    settle: (endings: readonly Ending[], receipt: number) =>
+      `UPDATE ${table(endings.map(endingItem))} STRAIGHT_JOIN ${records} AS r ON r.id = item.id
+      SET r.state = item.target, r.result = item.result, r.reason = item.reason, r.lease_until = NULL,
+        r.updated_at = ${NOW}, r.expires_at = ${NOW} + item.life, r.receipt = ${integer(receipt)}
+      WHERE ${OWNED}`,
+
+    /** SM-11. */
+    renew: (renewals: readonly Renewal[]) =>
+      `UPDATE ${table(renewals.map(renewalItem))} STRAIGHT_JOIN ${records} AS r ON r.id = item.id
+      SET r.lease_until = ${NOW} + item.lease, r.expires_at = ${NOW} + item.life
+      WHERE ${OWNED}`,
+
+    /** EN-5: the claim and its completion, where a record stands in the way that gives way. */
+    completeOver: (record: NewRecord, attemptsMax: number) =>
+      `UPDATE ${records} AS r
+      SET r.attempt = IF(${EXPIRED}, 1, r.attempt + 1),
+        r.crashes = IF(${EXPIRED}, 0, r.crashes + (r.state = ${RUNNING})),
+        r.on_crash = IF(${EXPIRED} OR r.state = ${OPEN}, ${CRASH_POLICY_CODES[record.onCrash]}, r.on_crash),
+        r.created_at = IF(${EXPIRED}, ${NOW}, r.created_at), r.format = ${RECORD_FORMAT},
+        r.fingerprint = ${text(record.fingerprint)}, r.owner = ${hexadecimal(record.owner)},
+        r.lease_until = NULL, r.reason = NULL, r.result = ${bytes(record.result)},
+        r.state = ${COMPLETED}, r.updated_at = ${NOW}, r.expires_at = ${NOW} + ${integer(record.lifeMs)}
+      WHERE r.id = ${hexadecimal(record.id)} AND (${EXPIRED}
+        OR (${WRITABLE} AND r.fingerprint = ${text(record.fingerprint)} AND (r.state = ${OPEN}
+          OR (${LAPSED} AND r.on_crash = ${RERUN} AND r.crashes + 1 < ${integer(attemptsMax)}))))`,
+
+    resolve: (resolution: Resolution) =>
+      `UPDATE ${records} AS r
+      SET r.result = ${resolution.kind === "complete" ? bytes(resolution.result) : "NULL"},
+        r.reason = NULL, r.updated_at = ${NOW}, r.expires_at = ${NOW} + ${integer(resolution.retentionMs)},
+        r.lease_until = NULL, r.state = ${resolution.kind === "complete" ? COMPLETED : OPEN}
+      WHERE r.id = ${hexadecimal(resolution.id)} AND ${WRITABLE} AND (r.state = ${HELD} OR ${LAPSED_HELD})`,
+
+    /** A damaged record may be deleted: it is the only way to be rid of it. */
+    delete: (id: RecordId) =>
+      `DELETE r FROM ${records} AS r
+      WHERE r.id = ${hexadecimal(id)} AND r.format <= ${RECORD_FORMAT} AND ${LIVE}
+        AND (r.state <> ${RUNNING} OR ${LAPSED})`,
+
+    /** Takes no lock, so that sweepers and claims do not wait for each other. */
+    findExpired: (limit: number) =>
+      `SELECT LOWER(HEX(r.id)) AS id FROM ${records} AS r FORCE INDEX (state)
+      WHERE (r.state IN (${Object.values(STATE_CODES)}) OR r.state > ${VOID}) AND ${EXPIRED}
+      LIMIT ${integer(limit)}`,
+
+    forgetExpired: (ids: readonly RecordId[]) =>
+      `DELETE r FROM ${records} AS r WHERE r.id IN (${ids.map(hexadecimal)}) AND ${EXPIRED}`,
+
+    list: (query: ListFilter) => list(records, query),
+
+    countByState: countByState(records),
+
+    bytes: `SELECT data_length + index_length AS bytes FROM information_schema.tables
+      WHERE table_schema = DATABASE() AND table_name = ${nameLiteral(tables.recordsName)}`,
+  };
+}
+
+export interface ListFilter {
+  scope: string | undefined;
+  state: RecordState | undefined;
+  olderThanMs: number | undefined;
+  /** Where the page before ended. */
+  before: { created: number; id: RecordId } | undefined;
+  limit: number;
+}
+
+function list(records: string, { scope, state, olderThanMs, before, limit }: ListFilter): string {
+  const isActive = state === "running" || state === "held";
+  const wanted = [LIVE, isIn(state)];
+  if (scope !== undefined) wanted.push(`r.scope = ${text(scope)}`);
+  if (olderThanMs !== undefined) wanted.push(`r.created_at <= ${NOW} - ${integer(olderThanMs)}`);
+  if (before !== undefined) {
+    const created = integer(before.created);
+    wanted.push(`r.created_at <= ${created}`);
+    wanted.push(`(r.created_at < ${created} OR r.id < ${hexadecimal(before.id)})`);
+  }
+  return `SELECT ${COLUMNS}, NULL AS result
+    FROM ${records} AS r FORCE INDEX (${isActive ? "state" : "created"})
+    WHERE ${wanted.join(" AND ")}
+    ORDER BY r.created_at DESC, r.id DESC LIMIT ${integer(limit)}`;
+}
+
+function isIn(state: RecordState | undefined): string {
+  switch (state) {
+    case undefined:
+      return "TRUE";
+    case "running":
+      return `r.state = ${RUNNING} AND NOT ${LAPSED_HELD}`;
+    case "held":
+      return `r.state IN (${RUNNING}, ${HELD}) AND (r.state = ${HELD} OR ${LAPSED_HELD})`;
+    default:
+      return `r.state = ${STATE_CODES[state]}`;
+  }
+}
+
+/** Reads one index alone, and the rows of what is running or held. */
+function countByState(records: string): string {
+  return `SELECT r.state AS state, COUNT(*) AS records, NULL AS oldest
+    FROM ${records} AS r FORCE INDEX (state)
+    WHERE r.state IN (${COMPLETED}, ${OPEN}, ${VOID}) AND r.expires_at > ${NOW} GROUP BY r.state
+    UNION ALL
+    SELECT IF(${LAPSED_HELD}, ${HELD}, r.state) AS counted, COUNT(*),
+      MAX(${NOW} - IF(r.state = ${HELD}, r.updated_at, r.lease_until))
+    FROM ${records} AS r FORCE INDEX (state)
+    WHERE r.state IN (${RUNNING}, ${HELD}) AND ${LIVE} GROUP BY counted`;
+}
+
+function newRow(record: NewRecord): string {
+  return `(${[
+    hexadecimal(record.id),
+    text(record.scope),
+    text(record.key),
+    text(record.fingerprint),
+    RECORD_FORMAT,
+    STATE_CODES[record.state],
+    integer(record.attempt),
+    integer(record.crashes),
+    hexadecimal(record.owner),
+    CRASH_POLICY_CODES[record.onCrash],
+    record.leaseMs === null ? "NULL" : `${NOW} + ${integer(record.leaseMs)}`,
+    text(record.reason),
+    NOW,
+    NOW,
+    record.lifeMs === null ? "NULL" : `${NOW} + ${integer(record.lifeMs)}`,
+    bytes(record.result),
+  ]})`;
+}
+
+function transitionItem(transition: Transition): Item {
+  return {
+    id: hexadecimal(transition.id),
+    was: FROM_CODES[transition.from],
+    seenattempt: integer(transition.seen.attempt),
+    seenowner: hexadecimal(transition.seen.owner),
+    fingerprint: text(transition.fingerprint),
+    target: STATE_CODES[transition.state],
+    attempt: integer(transition.attempt),
+    crashes: integer(transition.crashes),
+    owner: hexadecimal(transition.owner),
+    policy: CRASH_POLICY_CODES[transition.onCrash],
+    lease: integer(transition.leaseMs),
+    life: integer(transition.lifeMs),
+    reason: text(transition.reason),
+    changes: Number(transition.isChange),
+  };
+}
+
+const ENDING_STATES = { complete: COMPLETED, release: OPEN, hold: HELD } as const;
+
+function endingItem(ending: Ending): Item {
+  return {
+    id: hexadecimal(ending.id),
+    attempt: integer(ending.attempt),
+    owner: hexadecimal(ending.owner),
+    target: ENDING_STATES[ending.kind],
+    result: bytes(ending.kind === "complete" ? ending.result : null),
+    reason: text(ending.kind === "hold" ? ending.reason : null),
+    life: integer(ending.retentionMs),
+  };
+}
+
+function renewalItem({ id, attempt, owner, leaseMs, lapsedRetentionMs }: Renewal): Item {
+  return {
+    id: hexadecimal(id),
+    attempt: integer(attempt),
+    owner: hexadecimal(owner),
+    lease: integer(leaseMs),
+    life: integer(lapsedRetentionMs === null ? null : leaseMs + lapsedRetentionMs),
+  };
+}
+
+/** Literals by the names of their columns. */
+type Item = Record<string, string | number>;
+
+/** A batch as a table, in its order: every version of every server can read this form. */
+function table(items: readonly Item[]): string {
+  const [first, ...others] = items;
+  const named = Object.entries(first!).map(([column, value]) => `${value} AS ${column}`);
+  const rows = [named, ...others.map((item) => Object.values(item))];
+  return `(SELECT ${rows.join(" UNION ALL SELECT ")}) AS item`;
+}
+
+const HEXADECIMAL = /^[0-9a-f]{32}$/;
+
+/** An id or an owner. */
+function hexadecimal(digits: string): string {
+  if (HEXADECIMAL.test(digits)) return `x'${digits}'`;
+  throw new InvalidOption("An id and an owner must be 32 lowercase hexadecimal digits");
+}
+
+function text(value: string | null): string {
+  return value === null ? "NULL" : `x'${Buffer.from(value).toString("hex")}'`;
+}
+
+function bytes(value: Uint8Array | null): string {
+  if (value === null) return "NULL";
+  return `x'${Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString("hex")}'`;
+}
+
+function integer(value: number | null): string {
+  if (value === null) return "NULL";
+  if (Number.isSafeInteger(value)) return String(value);
+  throw new InvalidOption(`A time or a count must be a whole number, got ${value}`);
+}

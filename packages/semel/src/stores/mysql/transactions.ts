@@ -1,0 +1,152 @@
+// The store's part in a transaction that also has the handler's writes (EN-5). The primary key decides
+// between two transactions about one operation: the second waits for the first.
+
+import { StoreUnavailable } from "../../errors.ts";
+import type {
+  BeginAnswer,
+  Claim,
+  Ending,
+  SettleAnswer,
+  SqlExecutor,
+  StoreTransactions,
+} from "../../store.ts";
+import {
+  executorOn,
+  type MysqlConnection,
+  type MysqlPool,
+  queryOf,
+  statementsOf,
+  within,
+} from "./connection.ts";
+import { isRetryable } from "./errors.ts";
+import { find, liveRecord } from "./records.ts";
+import type { MysqlSql } from "./statements.ts";
+import { beginStep, firstStep, proceed } from "./steps.ts";
+
+/** What `mysql2` allows a pool that was told nothing. */
+const CONNECTION_LIMIT_DEFAULT = 10;
+
+export class MysqlTransactions<Connection extends MysqlConnection>
+  implements StoreTransactions<Connection>
+{
+  readonly #pool: MysqlPool<Connection>;
+  readonly #sql: MysqlSql;
+  readonly #queryTimeoutMs: number;
+  readonly #prepare: () => Promise<unknown>;
+
+  constructor(
+    pool: MysqlPool<Connection>,
+    sql: MysqlSql,
+    options: { queryTimeoutMs: number; prepare: () => Promise<unknown> },
+  ) {
+    this.#pool = pool;
+    this.#sql = sql;
+    this.#queryTimeoutMs = options.queryTimeoutMs;
+    this.#prepare = options.prepare;
+  }
+
+  get concurrencyMax(): number {
+    const limit = connectionLimit(this.#pool) ?? CONNECTION_LIMIT_DEFAULT;
+    // 0 is without a limit; the server has one, and others have its connections too.
+    return Math.max(1, (limit || CONNECTION_LIMIT_DEFAULT) - 1);
+  }
+
+  async run<Answer>(
+    work: (transaction: Connection, executor: SqlExecutor) => Promise<Answer>,
+  ): Promise<Answer> {
+    await this.#prepare();
+    const connection = await this.#connect();
+    let isClean = false;
+    try {
+      // For this transaction alone: others that use the connection find it as they left it. Without
+      // it, locks on gaps make transactions about different operations wait for each other.
+      await this.#ask(connection, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED");
+      await this.#ask(connection, "START TRANSACTION");
+      const answer = await work(connection, executorOn(connection));
+      await this.#ask(connection, "COMMIT");
+      isClean = true;
+      return answer;
+    } catch (error) {
+      // A server that is silent would leave a rollback without an answer, too.
+      isClean = !(error instanceof StoreUnavailable) && (await this.#rollBack(connection));
+      throw error;
+    } finally {
+      if (isClean) connection.release();
+      else connection.destroy();
+    }
+  }
+
+  async #connect(): Promise<Connection> {
+    const connecting = this.#pool.getConnection();
+    try {
+      return await within(connecting, this.#queryTimeoutMs);
+    } catch (error) {
+      connecting.then(
+        (connection) => connection.release(),
+        () => {},
+      );
+      throw error;
+    }
+  }
+
+  async #ask(connection: Connection, sql: string): Promise<void> {
+    await within(connection.query(queryOf(sql)), this.#queryTimeoutMs);
+  }
+
+  /** @returns whether the connection may be used again */
+  async #rollBack(connection: Connection): Promise<boolean> {
+    try {
+      await this.#ask(connection, "ROLLBACK");
+      return true;
+    } catch {
+      // It is lost, and its transaction with it. The error that brought us here says why.
+      return false;
+    }
+  }
+
+  isRetryable(error: unknown): boolean {
+    return isRetryable(error);
+  }
+
+  async complete(
+    executor: SqlExecutor,
+    claim: Claim,
+    result: Uint8Array,
+    retentionMs: number,
+  ): Promise<SettleAnswer> {
+    const run = statementsOf(executor);
+    const ended = { state: "completed", leaseMs: null, lifeMs: retentionMs, result } as const;
+    const record = { ...firstStep(claim).insert, ...ended };
+    if ((await run.change(this.#sql.insert([record]))) === 1) return { kind: "settled" };
+    // Looks before it writes: of those who found the record finished, none needs it for itself.
+    const { rows } = await find(run, this.#sql.find([claim.id], "head", "LOCK IN SHARE MODE"));
+    const row = rows.get(claim.id);
+    const seen = liveRecord(row);
+    const mayGiveWay = seen === undefined || seen.state === "open" || seen.state === "running";
+    if (row === undefined || !mayGiveWay) return { kind: "stale" };
+    const over = this.#sql.completeOver(record, claim.attemptsMax);
+    return { kind: (await run.change(over)) === 1 ? "settled" : "stale" };
+  }
+
+  async begin(executor: SqlExecutor, claim: Claim): Promise<BeginAnswer> {
+    const [answer] = await proceed(statementsOf(executor), this.#sql, [claim], {
+      blind: ({ refuseLate }) => (refuseLate ? undefined : firstStep(claim)),
+      step: beginStep,
+      lock: "LOCK IN SHARE MODE",
+    });
+    if (answer instanceof Error) throw answer;
+    return answer!;
+  }
+
+  async settle(executor: SqlExecutor, ending: Ending): Promise<SettleAnswer> {
+    const settled = await statementsOf(executor).change(this.#sql.settle([ending], 0));
+    return { kind: settled === 1 ? "settled" : "stale" };
+  }
+}
+
+/** Where `mysql2` keeps what its pool was told. */
+function connectionLimit(pool: unknown): number | undefined {
+  const { pool: core } = pool as { pool?: { config?: { connectionLimit?: unknown } } };
+  const limit = core?.config?.connectionLimit;
+  return typeof limit === "number" ? limit : undefined;
+}

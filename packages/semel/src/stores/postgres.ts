@@ -1,0 +1,472 @@
+// Keeps records in Postgres (ST-3). What is asked at about the same time shares a statement, so that
+// throughput grows with concurrency; no statement needs a session, so that it works behind a pooler.
+
+import { setTimeout as delay } from "node:timers/promises";
+import { InvalidOption, KeyInvalid, RecordUnreadable } from "../errors.ts";
+import { assertInteger, assertKnownOptions, shown } from "../options.ts";
+import type {
+  BeginAnswer,
+  Claim,
+  DeleteAnswer,
+  Ending,
+  ListPage,
+  ListQuery,
+  RecordId,
+  RenewAnswer,
+  Renewal,
+  Resolution,
+  ResolveAnswer,
+  SettleAnswer,
+  SqlExecutor,
+  SqlResult,
+  SqlValue,
+  Store,
+  StoredRecord,
+  StoreStats,
+  StoreTransactions,
+  VoidAnswer,
+  VoidRequest,
+} from "../store.ts";
+import { combine } from "./combine.ts";
+import {
+  asBuffer,
+  type BeginReply,
+  beginParameters,
+  begun,
+  isLarge,
+  plainId,
+  type Query,
+  recordOf,
+  renewParameters,
+  repliesTo,
+  rowsOf,
+  settleParameters,
+  texts,
+  withPlainIds,
+} from "./postgres/claims.ts";
+import {
+  type PgPool,
+  type PostgresClient,
+  type PostgresJs,
+  postgresClient,
+  type TransactionOf,
+} from "./postgres/client.ts";
+import { isConflict, isMissingTable, isOfItem, storeError } from "./postgres/errors.ts";
+import { PostgresNotifications } from "./postgres/notifications.ts";
+import {
+  applyMigrations,
+  assertPrimary,
+  assertSchema,
+  neverSettled,
+  type PostgresTables,
+  postgresMigrations,
+  tablesOf,
+} from "./postgres/schema.ts";
+import {
+  type PostgresStatements,
+  RESULT_BYTES_TOGETHER,
+  statementsFor,
+} from "./postgres/statements.ts";
+import { transactionsOf } from "./postgres/transactions.ts";
+import {
+  type RecordRow,
+  readableRecord,
+  type SqlInteger,
+  STATE_CODES,
+  STATES,
+} from "./sql-record.ts";
+
+export type {
+  PgEvent,
+  PgPool,
+  PgPoolClient,
+  PgQuery,
+  PgResult,
+  PostgresJs,
+  PostgresJsRows,
+  PostgresJsTransaction,
+  TransactionOf,
+} from "./postgres/client.ts";
+export { postgresMigrations } from "./postgres/schema.ts";
+
+export interface PostgresStoreOptions {
+  /** Prefix of the names of the tables, at most 48 bytes. @default "semel" */
+  table?: string;
+  /** The schema of the tables, which has to exist. @default the first of the `search_path` */
+  schema?: string;
+  /**
+   * Whether callers that wait are woken by `NOTIFY`, on one connection that is held while somebody
+   * waits. Every process has to have it on. It needs a session, so not behind a pooler in
+   * transaction mode, and serialises the commits of a database that notify. @default false
+   */
+  listen?: boolean;
+  /**
+   * Whether statements are prepared by name, which saves planning, and with postgres.js a round
+   * trip. Not behind a pooler in transaction mode that does not track them. @default false
+   */
+  prepare?: boolean;
+}
+
+export interface PostgresStore<Transaction = unknown> extends Store {
+  readonly transactions: StoreTransactions<Transaction>;
+  /**
+   * Creates the tables, or brings them to this version's schema. Safe to run again, and by many
+   * processes at once.
+   *
+   * @throws {StoreUnusable} when the role may not, or the tables are of a newer version
+   */
+  migrate(): Promise<void>;
+}
+
+/** More would make a statement longer to plan and to wait for than the round trip that it saves. */
+const BATCH_ITEMS_MAX = 128;
+const BATCHES_MAX = 2;
+const CONFLICT_TRIES_MAX = 8;
+const CONFLICT_PAUSE_MS = 20;
+const CONNECTIONS_DEFAULT = 10;
+const LIST_LIMIT_MAX = 1_000;
+const SWEEP_LIMIT_MAX = 100_000;
+/** For other transactions, before the others of its batch go on without an item. */
+const LOCK_TIMEOUT = "250ms";
+
+/**
+ * A store in Postgres 12 or newer, through the caller's own client: a `pg.Pool`, or what `postgres()`
+ * of postgres.js returns. The client is never closed by the store.
+ *
+ * @throws {InvalidOption} when an option is unknown, or the client is neither
+ * @example
+ * const store = postgresStore(new pg.Pool({ connectionString: process.env.DATABASE_URL }));
+ * await store.migrate();
+ */
+export function postgresStore<Client extends PgPool | PostgresJs>(
+  client: Client,
+  options: PostgresStoreOptions = {},
+): PostgresStore<TransactionOf<Client>> {
+  assertKnownOptions(options, ["table", "schema", "listen", "prepare"], "postgresStore()");
+  const { table = "semel", schema, listen = false, prepare = false } = options;
+  for (const [name, value] of Object.entries({ listen, prepare })) {
+    if (typeof value === "boolean") continue;
+    throw new InvalidOption(`\`${name}\` must be true or false, got ${shown(value)}`);
+  }
+  const tables = tablesOf(table, schema);
+  const adapted = postgresClient(client, prepare);
+  const { connectionsMax = CONNECTIONS_DEFAULT } = adapted;
+  if (listen && connectionsMax < 2) {
+    throw new InvalidOption("`listen` holds a connection, so the pool needs at least 2");
+  }
+  const migrations = postgresMigrations(table, schema);
+  const store = new PostgresRecords(adapted, tables, migrations, {
+    listen,
+    connectionsMax: connectionsMax - (listen ? 1 : 0),
+  });
+  return store as PostgresStore as PostgresStore<TransactionOf<Client>>;
+}
+
+interface CountRow {
+  state: SqlInteger;
+  records: SqlInteger;
+  oldest: SqlInteger | null;
+}
+
+class PostgresRecords implements PostgresStore {
+  readonly name = "postgres";
+  readonly transactions: StoreTransactions;
+  readonly subscribe?: (id: RecordId, wake: () => void) => () => void;
+  readonly #client: PostgresClient;
+  readonly #tables: PostgresTables;
+  readonly #migrations: readonly string[];
+  readonly #sql: PostgresStatements;
+  readonly #begins: (claim: Claim) => Promise<BeginReply>;
+  readonly #endings: (ending: Ending) => Promise<SettleAnswer>;
+  readonly #renewals: (renewal: Renewal) => Promise<RenewAnswer>;
+  readonly #reads: (wish: { id: RecordId }) => Promise<StoredRecord | undefined>;
+  #isReady = false;
+  #checking: Promise<void> | undefined;
+
+  constructor(
+    client: PostgresClient,
+    tables: PostgresTables,
+    migrations: readonly string[],
+    options: { listen: boolean; connectionsMax: number },
+  ) {
+    this.#client = client;
+    this.#tables = tables;
+    this.#migrations = migrations;
+    this.#sql = statementsFor(tables, options.listen);
+    const isReady = (executor: SqlExecutor) => this.#checkOn(executor);
+    this.transactions = transactionsOf(client, this.#sql, isReady, options.connectionsMax);
+    if (options.listen) {
+      const notifications = new PostgresNotifications(client, tables.channel);
+      this.subscribe = (id, wake) => notifications.subscribe(id, wake);
+    }
+    this.#begins = combined((claims) => this.#beginAll(claims));
+    this.#endings = combined((endings) => this.#settleAll(endings));
+    this.#renewals = combined((renewals) => this.#renewAll(renewals));
+    this.#reads = combined<{ id: RecordId }, StoredRecord | undefined>((wishes) =>
+      this.#readAll(wishes),
+    );
+  }
+
+  async migrate(): Promise<void> {
+    await applyMigrations(this.#migrations, {
+      version: () => this.#version(),
+      run: (sql) => this.#client.script(sql),
+    }).catch((error: unknown) => {
+      throw storeError(error);
+    });
+    await this.#check();
+  }
+
+  async begin(claim: Claim): Promise<BeginAnswer> {
+    assertKeepable(claim);
+    await this.#ready();
+    return begun(claim, () => this.#begins(claim), this.#query, this.#sql);
+  }
+
+  async #beginAll(claims: readonly Claim[]): Promise<(BeginReply | Error)[]> {
+    const parameters = beginParameters(claims, LOCK_TIMEOUT);
+    return repliesTo(claims, await this.#rawQuery(this.#sql.begin, parameters));
+  }
+
+  async settle(ending: Ending): Promise<SettleAnswer> {
+    await this.#ready();
+    const isLarge = ending.kind === "complete" && ending.result.byteLength > RESULT_BYTES_TOGETHER;
+    if (!isLarge) return this.#endings(ending);
+    const { rows } = await this.#query(this.#sql.settle, settleParameters([ending], null));
+    return { kind: rows.length > 0 ? "settled" : "stale" };
+  }
+
+  async #settleAll(endings: readonly Ending[]): Promise<SettleAnswer[]> {
+    const parameters = settleParameters(endings, LOCK_TIMEOUT);
+    const written = idsOf(await this.#rawQuery(this.#sql.settle, parameters));
+    return endings.map(({ id }) => ({ kind: written.has(id) ? "settled" : "stale" }));
+  }
+
+  async renew(renewal: Renewal): Promise<RenewAnswer> {
+    await this.#ready();
+    return this.#renewals(renewal);
+  }
+
+  async #renewAll(renewals: readonly Renewal[]): Promise<RenewAnswer[]> {
+    const parameters = renewParameters(renewals, LOCK_TIMEOUT);
+    const written = idsOf(await this.#rawQuery(this.#sql.renew, parameters));
+    return renewals.map(({ id }) => ({ kind: written.has(id) ? "renewed" : "stale" }));
+  }
+
+  async read(id: RecordId): Promise<StoredRecord | undefined> {
+    await this.#ready();
+    const record = await this.#reads({ id });
+    return record && isLarge(record) ? this.#find(id) : record;
+  }
+
+  async #readAll(
+    wishes: readonly { id: RecordId }[],
+  ): Promise<(StoredRecord | undefined | RecordUnreadable)[]> {
+    const parameters = [texts(wishes.map(({ id }) => id)), wishes.length === 1];
+    const result = await this.#rawQuery(this.#sql.find, parameters);
+    const found = new Map(rowsOf<RecordRow>(result).map((row) => [plainId(row.id), row]));
+    return wishes.map(({ id }) => {
+      const row = found.get(id);
+      try {
+        return row && recordOf(row);
+      } catch (error) {
+        if (error instanceof RecordUnreadable) return error;
+        throw error;
+      }
+    });
+  }
+
+  /** The live record, asked for alone and so with its result. */
+  async #find(id: RecordId): Promise<StoredRecord | undefined> {
+    const [row] = rowsOf<RecordRow>(await this.#query(this.#sql.find, [texts([id]), true]));
+    return row && recordOf(row);
+  }
+
+  async sweep(limit: number): Promise<number> {
+    assertInteger(limit, "limit", 1, SWEEP_LIMIT_MAX);
+    await this.#ready();
+    return (await this.#query(this.#sql.sweep, [limit])).changes;
+  }
+
+  async resolve(resolution: Resolution): Promise<ResolveAnswer> {
+    const { id, kind, retentionMs } = resolution;
+    const state = kind === "complete" ? STATE_CODES.completed : STATE_CODES.open;
+    const result = kind === "complete" ? asBuffer(resolution.result) : null;
+    return this.#decided(async () => {
+      const { rows } = await this.#query(this.#sql.resolve, [id, state, result, retentionMs]);
+      if (rows.length > 0) return { kind: "resolved" };
+      const record = await this.#find(id);
+      if (record === undefined) return { kind: "absent" };
+      return record.state === "held" ? undefined : { kind: "refused", state: record.state };
+    });
+  }
+
+  async void({ id, scope, key, retentionMs }: VoidRequest): Promise<VoidAnswer> {
+    assertKeepable({ scope, key });
+    return this.#decided(async () => {
+      await this.#query(this.#sql.forgetExpired, [id]);
+      const { rows } = await this.#query(this.#sql.void, [id, scope, key, retentionMs]);
+      if (rows.length > 0) return { kind: "voided" };
+      const record = await this.#find(id);
+      switch (record?.state) {
+        case "completed":
+          return { kind: "completed" };
+        case "running":
+          return record.leaseRemainingMs! > 0 ? { kind: "busy" } : undefined;
+        case "void":
+          return { kind: "voided" };
+        default:
+          return undefined;
+      }
+    });
+  }
+
+  async delete(id: RecordId): Promise<DeleteAnswer> {
+    return this.#decided(async () => {
+      const result = await this.#query(this.#sql.delete, [id]);
+      const [deleted] = rowsOf<{ expired: boolean }>(result);
+      if (deleted !== undefined) return { kind: deleted.expired ? "absent" : "deleted" };
+      return { kind: (await this.#find(id)) ? "busy" : "absent" };
+    });
+  }
+
+  /** Asks again while a record changes between a write that it refuses and the look at why. */
+  async #decided<Answer>(ask: () => Promise<Answer | undefined>): Promise<Answer> {
+    await this.#ready();
+    for (let tries = 0; tries < CONFLICT_TRIES_MAX; tries++) {
+      const answer = await ask();
+      if (answer !== undefined) return answer;
+    }
+    throw neverSettled();
+  }
+
+  async list({ scope, state, olderThanMs, limit, cursor }: ListQuery): Promise<ListPage> {
+    assertInteger(limit, "limit", 1, LIST_LIMIT_MAX);
+    const [micros, id] = cursor === undefined ? [null, null] : parseCursor(cursor);
+    await this.#ready();
+    const parameters = [micros, id, scope ?? null, olderThanMs ?? null, limit + 1];
+    const rows = rowsOf<RecordRow & { position: SqlInteger }>(
+      await this.#query(this.#sql.list(state), parameters),
+    );
+    const page = rows.slice(0, limit);
+    const last = page.at(-1);
+    return {
+      records: page.map(withPlainIds).flatMap(readableRecord),
+      ...(last && rows.length > limit && { cursor: `${last.position}-${plainId(last.id)}` }),
+    };
+  }
+
+  async stats(): Promise<StoreStats> {
+    await this.#ready();
+    const states = { running: 0, completed: 0, held: 0, open: 0, void: 0 };
+    let oldestHeldMs: number | null = null;
+    const counts = await this.#query(this.#sql.countByState, []);
+    for (const row of rowsOf<CountRow>(counts)) {
+      const state = STATES.get(Number(row.state));
+      if (state === undefined) continue;
+      states[state] = Number(row.records);
+      if (state === "held") oldestHeldMs = Number(row.oldest);
+    }
+    const [size] = rowsOf<{ bytes: SqlInteger }>(await this.#query(this.#sql.bytes, []));
+    return { states, oldestHeldMs, bytes: Number(size!.bytes) };
+  }
+
+  readonly #query: Query = async (sql, parameters) => {
+    try {
+      return await this.#rawQuery(sql, parameters);
+    } catch (error) {
+      throw storeError(error);
+    }
+  };
+
+  /** Rejects with the driver's error. What others were in the way of is asked again. */
+  async #rawQuery(sql: string, parameters: readonly SqlValue[]): Promise<SqlResult> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await this.#client.query(sql, parameters);
+      } catch (error) {
+        if (!isConflict(error) || tries === CONFLICT_TRIES_MAX) throw error;
+      }
+      await delay(Math.random() * CONFLICT_PAUSE_MS);
+    }
+  }
+
+  /** Checks the schema once; what failed is checked again by the next call. */
+  async #ready(): Promise<void> {
+    if (this.#isReady) return;
+    this.#checking ??= this.#check().finally(() => {
+      this.#checking = undefined;
+    });
+    await this.#checking;
+  }
+
+  async #check(): Promise<void> {
+    this.#assertServes(await this.#query(this.#sql.version, []));
+  }
+
+  async #checkOn(executor: SqlExecutor): Promise<void> {
+    if (this.#isReady) return;
+    const result = await executor.query(this.#sql.version, []).catch((error: unknown) => {
+      throw storeError(error);
+    });
+    this.#assertServes(result);
+  }
+
+  #assertServes(result: SqlResult): void {
+    const [row] = rowsOf<{ version: SqlInteger | null; replica: boolean }>(result);
+    assertPrimary(row!.replica);
+    assertSchema(Number(row!.version ?? 0), this.#migrations.length, this.#tables.title);
+    this.#isReady = true;
+  }
+
+  /** 0: no migration has been applied; there are no tables. */
+  async #version(): Promise<number> {
+    try {
+      const { rows } = await this.#client.query(this.#sql.version);
+      return Number(rows[0]!["version"] ?? 0);
+    } catch (error) {
+      if (isMissingTable(error)) return 0;
+      throw error;
+    }
+  }
+}
+
+/** Merges what is asked at once; what is wrong with one item is the answer of that item alone. */
+function combined<Item extends { readonly id: RecordId }, Answer>(
+  send: (items: readonly Item[]) => Promise<(Answer | Error)[]>,
+): (item: Item) => Promise<Answer> {
+  return combine<Item, Answer>({
+    async send(items) {
+      try {
+        return await send(items);
+      } catch (error) {
+        if (!isOfItem(error)) throw storeError(error);
+        if (items.length === 1) return [storeError(error)];
+        // Which item it is, the combiner finds out by sending them one by one.
+        throw error;
+      }
+    },
+    itemsMax: BATCH_ITEMS_MAX,
+    inFlightMax: BATCHES_MAX,
+    collect: "idle",
+  });
+}
+
+function idsOf(result: SqlResult): Set<RecordId> {
+  return new Set(rowsOf<{ id: string }>(result).map(({ id }) => plainId(id)));
+}
+
+/** @throws {KeyInvalid} when Postgres could not keep it, before it fails a whole batch */
+function assertKeepable({ scope, key }: { scope: string; key: string }): void {
+  if (scope.includes("\0") || key.includes("\0")) {
+    throw new KeyInvalid("Postgres cannot keep the NUL character in a scope or a key");
+  }
+}
+
+function parseCursor(cursor: string): [micros: number, id: RecordId] {
+  const [, micros, id] = /^(\d{1,16})-([0-9a-f]{32})$/.exec(cursor) ?? [];
+  if (micros === undefined || id === undefined) {
+    throw new InvalidOption("`cursor` is not one that a previous page of this list ended with");
+  }
+  return [Number(micros), id];
+}

@@ -1,0 +1,232 @@
+// What goes into the `begin` statement for a batch of claims, and what its rows mean.
+
+import { RecordUnreadable } from "../../errors.ts";
+import type {
+  BeginAnswer,
+  Claim,
+  Ending,
+  Renewal,
+  SqlExecutor,
+  SqlValue,
+  StoredRecord,
+} from "../../store.ts";
+import {
+  answerTo,
+  CRASH_POLICY_CODES,
+  type RecordRow,
+  STATE_CODES,
+  storedRecord,
+} from "../sql-record.ts";
+import { neverSettled } from "./schema.ts";
+import type { PostgresStatements } from "./statements.ts";
+
+/** How often a claim is asked for that others overtake each time. */
+const CLAIM_TRIES_MAX = 20;
+
+/** Waits for other transactions no longer than this; a caller's transaction, for as long as it takes. */
+type LockTimeout = string | null;
+
+export type Query = SqlExecutor["query"];
+
+/** A row of the `begin` statement. */
+interface BegunRow extends Omit<RecordRow, "id"> {
+  acquired: boolean;
+  late: boolean;
+  /** Absent when the snapshot had no live record. */
+  id: string | null;
+}
+
+/** A begin as answered, or what remains to be done for its answer. */
+export type BeginReply =
+  | BeginAnswer
+  /** Lapsed, and not to be taken over: it is to be held. */
+  | { kind: "lapsed"; record: StoredRecord }
+  /** Completed, with a result too large to have come along. */
+  | { kind: "large" }
+  /** Others were faster since the statement's snapshot. */
+  | { kind: "overtaken" };
+
+/** Rows of the user's client, whose types it decides. */
+export function rowsOf<Row>(result: { rows: readonly Record<string, unknown>[] }): readonly Row[] {
+  return result.rows as readonly unknown[] as readonly Row[];
+}
+
+/** The parameters of `begin`: columns as array literals, which every driver passes on unchanged. */
+export function beginParameters(claims: readonly Claim[], lockTimeout: LockTimeout): SqlValue[] {
+  return [
+    texts(claims.map(({ id }) => id)),
+    texts(claims.map(({ scope }) => scope)),
+    texts(claims.map(({ key }) => key)),
+    texts(claims.map(({ fingerprint }) => fingerprint)),
+    texts(claims.map(({ owner }) => owner)),
+    numbers(claims.map(({ onCrash }) => CRASH_POLICY_CODES[onCrash])),
+    numbers(claims.map(({ leaseMs }) => leaseMs)),
+    numbers(claims.map(lifeMsOf)),
+    numbers(claims.map(({ attemptsMax }) => attemptsMax)),
+    numbers(claims.map(lateMsOf)),
+    claims.length === 1,
+    lockTimeout,
+  ];
+}
+
+/** The parameters of `settle`: the results in one piece, of which each ending has its part. */
+export function settleParameters(endings: readonly Ending[], lockTimeout: LockTimeout): SqlValue[] {
+  const state = { complete: "completed", release: "open", hold: "held" } as const;
+  const results = endings.map((ending) => (ending.kind === "complete" ? ending.result : null));
+  let start = 1;
+  const starts = results.map((result) => {
+    const own = start;
+    start += result?.byteLength ?? 0;
+    return result && own;
+  });
+  return [
+    texts(endings.map(({ id }) => id)),
+    numbers(endings.map(({ attempt }) => attempt)),
+    texts(endings.map(({ owner }) => owner)),
+    numbers(endings.map(({ kind }) => STATE_CODES[state[kind]])),
+    numbers(starts),
+    numbers(results.map((result) => result?.byteLength)),
+    texts(endings.map((ending) => (ending.kind === "hold" ? ending.reason : null))),
+    numbers(endings.map(({ retentionMs }) => retentionMs)),
+    Buffer.concat(results.filter((result) => result !== null)),
+    lockTimeout,
+  ];
+}
+
+export function renewParameters(
+  renewals: readonly Renewal[],
+  lockTimeout: LockTimeout,
+): SqlValue[] {
+  return [
+    texts(renewals.map(({ id }) => id)),
+    numbers(renewals.map(({ attempt }) => attempt)),
+    texts(renewals.map(({ owner }) => owner)),
+    numbers(renewals.map(({ leaseMs }) => leaseMs)),
+    numbers(renewals.map(lifeMsOf)),
+    lockTimeout,
+  ];
+}
+
+export function completeParameters(
+  claim: Claim,
+  result: Uint8Array,
+  retentionMs: number,
+): SqlValue[] {
+  return [
+    ...[claim.id, claim.scope, claim.key, claim.fingerprint, claim.owner],
+    ...[CRASH_POLICY_CODES[claim.onCrash], asBuffer(result), retentionMs, claim.attemptsMax],
+    lateMsOf(claim),
+  ];
+}
+
+function lifeMsOf({ leaseMs, lapsedRetentionMs }: Claim | Renewal): number | null {
+  return lapsedRetentionMs === null ? null : leaseMs + lapsedRetentionMs;
+}
+
+function lateMsOf({ refuseLate }: Claim): number | null {
+  return refuseLate ? refuseLate.sentAt + refuseLate.ageMaxMs : null;
+}
+
+/** Drivers disagree about a plain `Uint8Array`. */
+export function asBuffer({ buffer, byteOffset, byteLength }: Uint8Array): Buffer {
+  return Buffer.from(buffer, byteOffset, byteLength);
+}
+
+/** Numbers as an array literal. */
+function numbers(values: readonly (number | null | undefined)[]): string {
+  return `{${values.map((value) => value ?? "NULL").join()}}`;
+}
+
+/** Texts as an array literal. */
+export function texts(values: readonly (string | null)[]): string {
+  const element = (value: string | null) =>
+    value === null ? "NULL" : `"${value.replace(/["\\]/g, "\\$&")}"`;
+  return `{${values.map(element).join()}}`;
+}
+
+/** A row as the record that it is: Postgres writes identifiers with hyphens. */
+export function recordOf(row: RecordRow): StoredRecord {
+  return storedRecord(withPlainIds(row));
+}
+
+export function withPlainIds<Row extends { id: string; owner: string }>(row: Row): Row {
+  return { ...row, id: plainId(row.id), owner: plainId(row.owner) };
+}
+
+export function plainId(uuid: string): string {
+  return uuid.replaceAll("-", "");
+}
+
+/** What the rows of the `begin` statement answer to its claims, in their order. */
+export function repliesTo(
+  claims: readonly Claim[],
+  result: { rows: readonly Record<string, unknown>[] },
+): (BeginReply | RecordUnreadable)[] {
+  const rows = rowsOf<BegunRow>(result);
+  return claims.map((claim, index) => {
+    try {
+      return replyTo(claim, rows[index]!);
+    } catch (error) {
+      if (error instanceof RecordUnreadable) return error;
+      throw error;
+    }
+  });
+}
+
+function replyTo(claim: Claim, row: BegunRow): BeginReply {
+  if (row.acquired) {
+    const probe = Number(row.policy) === CRASH_POLICY_CODES.probe && Number(row.crashes) > 0;
+    return { kind: "acquired", attempt: Number(row.attempt), probe };
+  }
+  if (row.id === null) return { kind: row.late ? "late" : "overtaken" };
+  const record = recordOf(row as RecordRow);
+  if (isLarge(record) && record.fingerprint === claim.fingerprint) return { kind: "large" };
+  const answer = answerTo(claim, record);
+  if (answer !== undefined) return answer;
+  return mayBeTaken(claim, record) ? { kind: "overtaken" } : { kind: "lapsed", record };
+}
+
+/** Whether its result was left out. */
+export function isLarge({ state, result }: StoredRecord): boolean {
+  return state === "completed" && result === null;
+}
+
+/** Of a record that no answer was found for: open, or lapsed. */
+function mayBeTaken(claim: Claim, { state, owner, onCrash, crashes }: StoredRecord): boolean {
+  if (state === "open" || owner === claim.owner) return true;
+  return onCrash !== "hold" && crashes + 1 < claim.attemptsMax;
+}
+
+/** Asks until nobody is faster, and does what an answer needs besides. */
+export async function begun(
+  claim: Claim,
+  ask: () => Promise<BeginReply>,
+  query: Query,
+  { holdLapsed, find }: PostgresStatements,
+): Promise<BeginAnswer> {
+  for (let tries = 0; tries < CLAIM_TRIES_MAX; tries++) {
+    const reply = await ask();
+    switch (reply.kind) {
+      case "overtaken":
+        break;
+      case "large": {
+        const [row] = rowsOf<RecordRow>(await query(find, [texts([claim.id]), true]));
+        const answer = row && answerTo(claim, recordOf(row));
+        if (answer) return answer;
+        break;
+      }
+      case "lapsed": {
+        // SM-4, SM-23a. Attempt, owner and the lapse are tested again where it is written.
+        const { attempt, owner, onCrash } = reply.record;
+        const reason = onCrash === "hold" ? "lease-lapsed" : "attempts-exhausted";
+        const parameters = [claim.id, attempt, owner, reason, claim.heldRetentionMs];
+        const { changes } = await query(holdLapsed, parameters);
+        if (changes > 0) return { kind: "held", attempt, reason };
+        break;
+      }
+      default:
+        return reply;
+    }
+  }
+  throw neverSettled();
+}

@@ -1,0 +1,302 @@
+// The user's own Postgres client, with what differs between `pg` and postgres.js evened out. Types are
+// structural: nothing here imports a driver.
+
+import { createHash } from "node:crypto";
+import { assertMethods } from "../../options.ts";
+import type { SqlExecutor, SqlResult, SqlValue } from "../../store.ts";
+
+/** What Semel needs of a client that `pg.Pool` hands out. */
+export interface PgPoolClient {
+  query(query: PgQuery | string): Promise<PgResult>;
+  on(event: "error" | "end" | "notification", listener: (event: PgEvent) => void): unknown;
+  removeListener(event: string, listener: (event: PgEvent) => void): unknown;
+  release(error?: Error | boolean): void;
+}
+
+/** What a client of `pg` says of an error or a notification. */
+export interface PgEvent {
+  readonly message?: string;
+  readonly payload?: string | undefined;
+}
+
+export interface PgQuery {
+  text: string;
+  values?: SqlValue[];
+  name?: string;
+}
+
+export interface PgResult {
+  rows: Record<string, unknown>[];
+  rowCount: number | null;
+  command: string;
+}
+
+/** What Semel needs of a pool of `pg`: `new pg.Pool()` has this shape. */
+export interface PgPool {
+  query(query: PgQuery | string): Promise<PgResult>;
+  connect(): Promise<PgPoolClient>;
+  readonly options?: { readonly max?: number | undefined };
+}
+
+/** What Semel needs of a transaction of postgres.js. */
+export interface PostgresJsTransaction {
+  unsafe(
+    query: string,
+    parameters?: (string | number | null)[],
+    options?: { prepare?: boolean },
+  ): PromiseLike<PostgresJsRows>;
+}
+
+/** What Semel needs of postgres.js: what `postgres()` returns has this shape. */
+export interface PostgresJs extends PostgresJsTransaction {
+  begin<Answer>(work: (transaction: PostgresJsTransaction) => Promise<Answer>): Promise<unknown>;
+  listen(
+    channel: string,
+    onNotify: (payload: string) => void,
+    onListen?: () => void,
+  ): PromiseLike<{ unlisten(): Promise<unknown> }>;
+  readonly options: { readonly max: number };
+}
+
+export interface PostgresJsRows extends Iterable<unknown> {
+  readonly count: number;
+}
+
+/** What a handler of `transaction()` is given: the driver's own client within the transaction. */
+export type TransactionOf<Client> = Client extends {
+  // `begin` and `connect` are overloaded in the drivers' types, and both overloads have to be named.
+  begin: {
+    (work: (transaction: infer Transaction) => infer _One): unknown;
+    (options: string, work: (transaction: infer _Other) => infer _Two): unknown;
+  };
+}
+  ? Transaction
+  : Client extends {
+        connect: { (): Promise<infer Transaction>; (callback: infer _Callback): unknown };
+      }
+    ? Transaction
+    : Client extends { connect(): Promise<infer Transaction> }
+      ? Transaction
+      : unknown;
+
+/** Where notifications of a channel come from. */
+export interface Listener {
+  onNotify(payload: string): void;
+  /** The connection is there, or is there again: what was sent before may have been missed. */
+  onListen(): void;
+  /** The connection is lost, and will not come back by itself. */
+  onLost(): void;
+}
+
+/** A client, whichever driver it is of. */
+export interface PostgresClient {
+  /** How many connections it may have; `undefined` when it does not say. */
+  readonly connectionsMax: number | undefined;
+  query(sql: string, parameters?: readonly SqlValue[]): Promise<SqlResult>;
+  /** Runs statements without parameters as one transaction. */
+  script(sql: string): Promise<void>;
+  transaction<Answer>(
+    /** What every transaction starts with. */
+    prelude: string,
+    work: (transaction: unknown, executor: SqlExecutor) => Promise<Answer>,
+  ): Promise<Answer>;
+  /** Receives notifications until the function that it gives is called. */
+  listen(channel: string, listener: Listener): Promise<() => Promise<void>>;
+}
+
+/**
+ * @param prepare whether statements may be prepared by name, and so outlive their transaction
+ * @throws {InvalidOption} when it is neither of the two
+ */
+export function postgresClient(client: PgPool | PostgresJs, prepare: boolean): PostgresClient {
+  const isPostgresJs = typeof (client as { unsafe?: unknown } | null)?.unsafe === "function";
+  if (isPostgresJs) {
+    assertMethods(client, "sql", ["unsafe", "begin", "listen"]);
+    return new PostgresJsClient(client as PostgresJs, prepare);
+  }
+  assertMethods(client, "pool", ["query", "connect"]);
+  return new PgClient(client as PgPool, prepare);
+}
+
+class PgClient implements PostgresClient {
+  readonly #pool: PgPool;
+  readonly #named: boolean;
+  readonly #names = new Map<string, string>();
+
+  constructor(pool: PgPool, named: boolean) {
+    this.#pool = pool;
+    this.#named = named;
+  }
+
+  get connectionsMax(): number | undefined {
+    return this.#pool.options?.max;
+  }
+
+  async query(sql: string, parameters: readonly SqlValue[] = []): Promise<SqlResult> {
+    return resultOf(await this.#pool.query(this.#queryOf(sql, parameters)));
+  }
+
+  /** Without values it is sent as a simple query, whose statements share a transaction. */
+  async script(sql: string): Promise<void> {
+    await this.#pool.query(sql);
+  }
+
+  async transaction<Answer>(
+    prelude: string,
+    work: (transaction: unknown, executor: SqlExecutor) => Promise<Answer>,
+  ): Promise<Answer> {
+    const client = await this.#pool.connect();
+    let isBroken = false;
+    const onError = () => {
+      isBroken = true;
+    };
+    // A connection that breaks while it is idle says so by an event, which ends a process that
+    // does not listen.
+    client.on("error", onError);
+    try {
+      await client.query(`BEGIN; ${prelude}`);
+      const executor: SqlExecutor = {
+        dialect: "postgres",
+        query: async (sql, parameters) =>
+          resultOf(await client.query(this.#queryOf(sql, parameters))),
+      };
+      const answer = await work(client, executor);
+      const { command } = await client.query("COMMIT");
+      if (command === "ROLLBACK") throw new NothingCommitted();
+      return answer;
+    } catch (error) {
+      // After a failed COMMIT there is nothing left to roll back, and this does nothing.
+      await client.query("ROLLBACK").catch(onError);
+      throw error;
+    } finally {
+      client.removeListener("error", onError);
+      client.release(isBroken);
+    }
+  }
+
+  async listen(channel: string, { onNotify, onListen, onLost }: Listener) {
+    const client = await this.#pool.connect();
+    let isLost = false;
+    const onEnd = () => {
+      isLost = true;
+      onLost();
+    };
+    const onNotification = ({ payload }: PgEvent) => onNotify(payload ?? "");
+    const forget = () => {
+      client.removeListener("error", onEnd);
+      client.removeListener("end", onEnd);
+      client.removeListener("notification", onNotification);
+    };
+    client.on("error", onEnd);
+    client.on("end", onEnd);
+    client.on("notification", onNotification);
+    try {
+      await client.query(`LISTEN ${quoted(channel)}`);
+    } catch (error) {
+      forget();
+      client.release(true);
+      throw error;
+    }
+    onListen();
+    return async () => {
+      // Whoever gets this connection next must not be told what it did not ask for.
+      const isClean =
+        !isLost &&
+        (await client.query("UNLISTEN *").then(
+          () => true,
+          () => false,
+        ));
+      forget();
+      client.release(!isClean);
+    };
+  }
+
+  #queryOf(text: string, parameters: readonly SqlValue[]): PgQuery {
+    const values = [...parameters];
+    if (!this.#named) return { text, values };
+    let name = this.#names.get(text);
+    if (name === undefined) {
+      name = `semel_${createHash("sha256").update(text).digest("hex").slice(0, 24)}`;
+      this.#names.set(text, name);
+    }
+    return { text, values, name };
+  }
+}
+
+class PostgresJsClient implements PostgresClient {
+  readonly #sql: PostgresJs;
+  readonly #options: { prepare: boolean };
+
+  constructor(sql: PostgresJs, prepare: boolean) {
+    this.#sql = sql;
+    this.#options = { prepare };
+  }
+
+  get connectionsMax(): number | undefined {
+    return this.#sql.options?.max;
+  }
+
+  query(sql: string, parameters: readonly SqlValue[] = []): Promise<SqlResult> {
+    return this.#queryOn(this.#sql, sql, parameters);
+  }
+
+  async script(sql: string): Promise<void> {
+    await this.#sql.unsafe(sql);
+  }
+
+  async transaction<Answer>(
+    prelude: string,
+    work: (transaction: unknown, executor: SqlExecutor) => Promise<Answer>,
+  ): Promise<Answer> {
+    const answer = await this.#sql.begin(async (transaction) => {
+      const executor: SqlExecutor = {
+        dialect: "postgres",
+        query: (sql, parameters) => this.#queryOn(transaction, sql, parameters),
+      };
+      // Not awaited: it leaves together with what the work asks first, and should it fail, the
+      // transaction does.
+      void transaction.unsafe(prelude).then(
+        () => {},
+        () => {},
+      );
+      // In an object, because postgres.js takes an array for a list of queries.
+      return { answer: await work(transaction, executor) };
+    });
+    return (answer as { answer: Answer }).answer;
+  }
+
+  /** It has a connection of its own for this, and reconnects by itself. */
+  async listen(channel: string, { onNotify, onListen }: Listener) {
+    const { unlisten } = await this.#sql.listen(channel, onNotify, onListen);
+    return async () => {
+      await unlisten();
+    };
+  }
+
+  async #queryOn(
+    sql: PostgresJsTransaction,
+    text: string,
+    parameters: readonly SqlValue[],
+  ): Promise<SqlResult> {
+    const rows = await sql.unsafe(text, [...parameters] as string[], this.#options);
+    return { rows: [...rows] as Record<string, unknown>[], changes: rows.count };
+  }
+}
+
+/** The handler went on after a statement had failed, and Postgres then rolls back. */
+class NothingCommitted extends Error {
+  constructor() {
+    super(
+      "Nothing was committed: a statement of the transaction had failed, and its error was caught; let it through, or use a savepoint",
+    );
+  }
+}
+
+function resultOf({ rows, rowCount }: PgResult): SqlResult {
+  return { rows, changes: rowCount ?? 0 };
+}
+
+/** A name as an SQL identifier, whatever it is made of. */
+export function quoted(name: string): string {
+  return `"${name.replaceAll('"', '""')}"`;
+}

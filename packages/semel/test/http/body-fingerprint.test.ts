@@ -1,0 +1,176 @@
+// What makes two requests the same request (HTTP-5).
+
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { InvalidOption, PayloadInvalid } from "../../src/errors.ts";
+import { isComparable } from "../../src/fingerprint.ts";
+import {
+  type Body,
+  bodyFingerprinter,
+  parseJsonAsWritten,
+  type RequestLine,
+} from "../../src/http/body-fingerprint.ts";
+
+const REQUEST: RequestLine = { method: "POST", target: "/a", contentType: "application/json" };
+const bytes = (text: string): Body => ({ bytes: Buffer.from(text) });
+
+describe("the fingerprint of a request", () => {
+  const fingerprint = bodyFingerprinter("bytes");
+
+  test("frames its parts, so that none can flow into the next", () => {
+    const one = fingerprint({ ...REQUEST, target: "/a1", contentType: "x/y" }, bytes(""));
+    const other = fingerprint({ ...REQUEST, target: "/a", contentType: "1x/y" }, bytes(""));
+    expect(one).not.toBe(other);
+  });
+
+  test("does not know parameters of the media type, nor its case", () => {
+    const plain = fingerprint(REQUEST, bytes("{}"));
+    for (const contentType of ["Application/JSON; charset=utf-8", " application/json ;a=b"]) {
+      expect(fingerprint({ ...REQUEST, contentType }, bytes("{}"))).toBe(plain);
+    }
+    expect(fingerprint({ ...REQUEST, contentType: undefined }, bytes("{}"))).not.toBe(plain);
+  });
+
+  test("differs for any other bytes", () => {
+    fc.assert(
+      fc.property(fc.uint8Array(), fc.uint8Array(), (one, other) => {
+        const isSame = Buffer.from(one).equals(Buffer.from(other));
+        const [a, b] = [one, other].map((each) => fingerprint(REQUEST, { bytes: each }));
+        expect(a === b).toBe(isSame);
+      }),
+    );
+  });
+
+  test("of a parsed body is its canonical form, of parsed bytes the bytes", () => {
+    const parsed = (value: unknown) => fingerprint(REQUEST, { parsed: value });
+    expect(parsed({ a: 1, b: 2 })).toBe(parsed({ b: 2, a: 1 }));
+    expect(parsed({ a: 1 })).not.toBe(parsed({ a: "1" }));
+    expect(parsed(undefined)).not.toBe(parsed({}));
+    expect(parsed(Buffer.from("x"))).toBe(fingerprint(REQUEST, bytes("x")));
+  });
+
+  test("can be told apart whatever a body turns out to be", () => {
+    const bodies: Body[] = [bytes("{}"), bytes("{"), { parsed: {} }, { parsed: "{" }];
+    for (const option of ["bytes", "json"] as const) {
+      const digests = bodies.map((body) => bodyFingerprinter(option)(REQUEST, body));
+      for (const digest of digests) expect(isComparable(digest, digests[0]!)).toBe(true);
+      expect(new Set(digests).size).toBe(bodies.length);
+    }
+  });
+
+  test("cannot be told apart from that of another option", () => {
+    const digests = [
+      bodyFingerprinter("bytes")(REQUEST, bytes("{}")),
+      bodyFingerprinter("json")(REQUEST, bytes("{}")),
+      bodyFingerprinter({ include: ["/a"] })(REQUEST, bytes("{}")),
+      bodyFingerprinter({ include: ["/b"] })(REQUEST, bytes("{}")),
+      bodyFingerprinter({ exclude: ["/a"] })(REQUEST, bytes("{}")),
+      bodyFingerprinter(() => 1)(REQUEST, bytes("{}")),
+    ];
+    for (const [index, digest] of digests.entries()) {
+      for (const other of digests.slice(index + 1)) expect(isComparable(digest, other)).toBe(false);
+    }
+  });
+});
+
+describe("canonical JSON", () => {
+  const fingerprint = bodyFingerprinter("json");
+  const digest = (text: string) => fingerprint(REQUEST, bytes(text));
+
+  test("is the same for any order of names and any whitespace", () => {
+    fc.assert(
+      fc.property(
+        fc.dictionary(fc.string(), fc.jsonValue(), { noNullPrototype: true }),
+        (value) => {
+          const turned = Object.fromEntries(Object.entries(value).reverse());
+          expect(digest(JSON.stringify(turned, null, 2))).toBe(digest(JSON.stringify(value)));
+        },
+      ),
+    );
+  });
+
+  test("keeps numbers that a double cannot hold as they were written", () => {
+    expect(digest("9007199254740993")).not.toBe(digest("9007199254740992"));
+    expect(digest("0.1")).not.toBe(digest("0.10000000000000000001"));
+    expect(digest("1e400")).not.toBe(digest("1e401"));
+    expect(digest("-0")).not.toBe(digest("0"));
+    expect(digest('["1e400"]')).not.toBe(digest("[1e400]"));
+  });
+
+  test("cannot be forged by names that look like its tags", () => {
+    const forms = [
+      "1.0",
+      '{"$number":"1.0"}',
+      '{"$$number":"1.0"}',
+      '{"\\u0024number":1.0}',
+      '{"$number":{"$number":"1.0"}}',
+      '{"$bigint":"1"}',
+    ];
+    expect(new Set(forms.map(digest)).size).toBe(forms.length);
+    expect(digest('{"\\u0024number":"1.0"}')).toBe(digest('{"$number":"1.0"}'));
+  });
+
+  test("reads what JSON.parse reads, and refuses what it refuses", () => {
+    fc.assert(
+      fc.property(fc.json(), (text) => {
+        expect(parseJsonAsWritten(text.replaceAll("$", ""))).toBeDefined();
+      }),
+    );
+    for (const text of ["", "{", "01", "[1.]", "'a'", '{"a":1,}', '"\\x"', "NaN"]) {
+      expect(() => parseJsonAsWritten(text)).toThrow(SyntaxError);
+    }
+  });
+
+  test("falls back to the bytes where there is none", () => {
+    for (const body of ["{broken", '{"lone":"\\ud800"}', "[".repeat(300) + "]".repeat(300)]) {
+      expect(digest(body)).toBe(digest(body));
+      expect(digest(body)).not.toBe(digest(`${body} `));
+    }
+    const invalid = { bytes: Uint8Array.of(0x22, 0xff, 0x22) };
+    expect(fingerprint(REQUEST, invalid)).not.toBe(digest('"\ufffd"'));
+  });
+
+  test("is read of every JSON media type, and of no other", () => {
+    for (const [contentType, counts] of [
+      ["application/json", true],
+      ["application/vnd.api+json; charset=utf-8", true],
+      ["application/problem+json", true],
+      ["text/plain", false],
+      ["application/jsonp", false],
+    ] as const) {
+      const request = { ...REQUEST, contentType };
+      const [one, other] = ['{"a":1}', '{ "a": 1 }'].map((text) =>
+        fingerprint(request, bytes(text)),
+      );
+      expect(one === other, contentType).toBe(counts);
+    }
+  });
+});
+
+describe("a selection of the body", () => {
+  test("by a function gets plain JSON, the fields of a form, or bytes", () => {
+    const seen: unknown[] = [];
+    const fingerprint = bodyFingerprinter((payload) => {
+      seen.push(payload);
+      return 1;
+    });
+    fingerprint(REQUEST, bytes('{"amount":100.50,"id":9007199254740993}'));
+    const form = { ...REQUEST, contentType: "application/x-www-form-urlencoded" };
+    fingerprint(form, bytes("a=1&a=2&b=%20"));
+    fingerprint({ ...REQUEST, contentType: "text/plain" }, bytes("x"));
+    fingerprint(REQUEST, bytes("{broken"));
+    expect(seen[0]).toEqual({ amount: 100.5, id: 9007199254740992 });
+    expect(seen[1]).toEqual({ a: ["1", "2"], b: [" "] });
+    expect(seen.slice(2)).toEqual([Buffer.from("x"), Buffer.from("{broken")]);
+  });
+
+  test("that has no canonical form is the caller's error", () => {
+    const fingerprint = bodyFingerprinter(() => Number.NaN);
+    expect(() => fingerprint(REQUEST, bytes("{}"))).toThrow(PayloadInvalid);
+  });
+
+  test("must be one", () => {
+    expect(() => bodyFingerprinter("body" as never)).toThrow(InvalidOption);
+    expect(() => bodyFingerprinter({ include: [] })).toThrow(InvalidOption);
+  });
+});

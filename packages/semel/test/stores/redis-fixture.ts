@@ -1,0 +1,212 @@
+// What the tests of the Redis store share: clients of every kind, and power over stored records that
+// the contract does not give.
+
+import Redis, { Cluster } from "ioredis";
+import { createClient, createCluster } from "redis";
+import { recordId } from "../../src/key.ts";
+import type { AttemptToken, Claim, Ending, Store } from "../../src/store.ts";
+import { connectionOf, type RedisClient } from "../../src/stores/redis/clients.ts";
+import { Keyspace } from "../../src/stores/redis/keyspace.ts";
+import { SCRIPTS } from "../../src/stores/redis/scripts.ts";
+import { type RedisStoreOptions, redisStore } from "../../src/stores/redis.ts";
+import { newOwner } from "../../src/testing/claims.ts";
+import type { StoreHarness } from "../../src/testing/index.ts";
+
+export const DAY_MS = 86_400_000;
+
+export interface OpenClient {
+  readonly client: RedisClient;
+  close(): Promise<void>;
+}
+
+export interface ClientKind {
+  readonly name: string;
+  readonly isCluster: boolean;
+  open(ports: readonly number[]): Promise<OpenClient>;
+}
+
+/** A closed connection says so; what it says is of no use to a test. */
+const ignore = () => {};
+
+export const ioredisKind: ClientKind = {
+  name: "ioredis",
+  isCluster: false,
+  async open([port]) {
+    const client = new Redis({ port: port!, host: "127.0.0.1" }).on("error", ignore);
+    return { client, close: async () => client.disconnect() };
+  },
+};
+
+export const nodeRedisKind: ClientKind = {
+  name: "redis",
+  isCluster: false,
+  async open([port]) {
+    const client = createClient({ socket: { port: port!, host: "127.0.0.1" } }).on("error", ignore);
+    await client.connect();
+    return { client, close: async () => client.destroy() };
+  },
+};
+
+export const ioredisClusterKind: ClientKind = {
+  name: "the cluster client of ioredis",
+  isCluster: true,
+  async open(ports) {
+    const client = new Cluster(ports.map((port) => ({ host: "127.0.0.1", port })));
+    client.on("error", ignore);
+    return { client, close: async () => client.disconnect() };
+  },
+};
+
+export const nodeRedisClusterKind: ClientKind = {
+  name: "the cluster client of redis",
+  isCluster: true,
+  async open(ports) {
+    const rootNodes = ports.map((port) => ({ socket: { host: "127.0.0.1", port } }));
+    const client = createCluster({ rootNodes }).on("error", ignore);
+    await client.connect();
+    return { client, close: async () => client.destroy() };
+  },
+};
+
+let prefixes = 0;
+
+/** A prefix that no other test of any process has. */
+export function newPrefix(): string {
+  return `semel-test-${process.pid}-${++prefixes}-${newOwner().slice(0, 8)}:`;
+}
+
+/**
+ * Moves the times of all records of some shards back; the servers' own expiry follows. A record that
+ * has thereby expired is gone.
+ */
+const ELAPSE = `
+local ms, prefix = tonumber(ARGV[1]), ARGV[2]
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function earlier(text, at)
+  local value = struct.unpack('>I6', text, at)
+  return struct.pack('>I6', value == 0 and 0 or math.max(value - ms, 1))
+end
+for i = 1, #KEYS do
+  local places = redis.call('ZRANGE', KEYS[i], 0, -1, 'WITHSCORES')
+  for n = 1, #places, 2 do
+    redis.call('ZINCRBY', KEYS[i], -ms, places[n])
+    local hex = string.gsub(places[n], '.', function(c) return string.format('%02x', string.byte(c)) end)
+    local key = string.gsub(KEYS[i], 'index$', '') .. hex
+    local text = redis.call('GET', key)
+    if text and #text >= 48 then
+      text = string.sub(text, 1, 25) .. earlier(text, 26) .. earlier(text, 32) .. earlier(text, 38)
+        .. string.sub(text, 44)
+      if string.byte(text, 2) == 1 then
+        text = string.sub(text, 1, -7) .. earlier(text, #text - 5)
+      end
+      local expires = struct.unpack('>I6', text, 38)
+      if expires == 0 then redis.call('SET', key, text)
+      elseif expires <= now then redis.call('DEL', key)
+      else redis.call('SET', key, text, 'PXAT', expires) end
+    end
+  end
+end
+return 0
+`;
+
+/** Everything under a prefix, by its indexes; orphans expire or go with the server. */
+const WIPE = `
+for i = 1, #KEYS do
+  for _, id in ipairs(redis.call('ZRANGE', KEYS[i], 0, -1)) do
+    local hex = string.gsub(id, '.', function(c) return string.format('%02x', string.byte(c)) end)
+    redis.call('DEL', (string.gsub(KEYS[i], 'index$', '')) .. hex)
+  end
+  redis.call('DEL', KEYS[i])
+end
+return 0
+`;
+
+async function overIndexes(
+  client: RedisClient,
+  prefix: string,
+  source: string,
+  args: readonly string[],
+): Promise<void> {
+  const connection = connectionOf(client);
+  const { indexes } = new Keyspace(prefix);
+  const groups = connection.isCluster ? indexes.map((index) => [index]) : [indexes];
+  await Promise.all(
+    groups.map((keys) =>
+      connection.send(keys[0]!, ["eval", source, String(keys.length), ...keys, ...args]),
+    ),
+  );
+}
+
+export function elapse(client: RedisClient, prefix: string, ms: number): Promise<void> {
+  return overIndexes(client, prefix, ELAPSE, [String(ms), prefix]);
+}
+
+export function wipe(client: RedisClient, prefix: string): Promise<void> {
+  return overIndexes(client, prefix, WIPE, []);
+}
+
+/** Damages a record where it lies, and leaves its expiry. */
+export async function damage(
+  client: RedisClient,
+  prefix: string,
+  id: string,
+  how: "garbage" | "newer",
+): Promise<void> {
+  const key = new Keyspace(prefix).record(id);
+  const [at, byte] = how === "newer" ? ["0", 2] : ["1", 99];
+  await connectionOf(client).send(key, ["setrange", key, at as string, Buffer.of(byte as number)]);
+}
+
+export function harnessOf(
+  client: RedisClient,
+  other: RedisClient,
+  options: RedisStoreOptions = {},
+): StoreHarness {
+  const prefix = newPrefix();
+  return {
+    store: redisStore(client, { prefix, ...options }),
+    elapse: (ms) => elapse(client, prefix, ms),
+    another: async () => redisStore(other, { prefix, ...options }),
+    damage: (id, how) => damage(client, prefix, id, how),
+    close: () => wipe(client, prefix),
+  };
+}
+
+export function claimOf(key: string, parts: Partial<Claim> = {}): Claim {
+  const scope = parts.scope ?? "tenant";
+  return {
+    id: recordId(scope, key),
+    scope,
+    key,
+    fingerprint: "v1:payload",
+    owner: newOwner(),
+    leaseMs: 60_000,
+    onCrash: "rerun",
+    attemptsMax: 10,
+    lapsedRetentionMs: DAY_MS,
+    heldRetentionMs: null,
+    ...parts,
+  };
+}
+
+export function completion(
+  { id, attempt, owner }: AttemptToken,
+  result: Uint8Array = Buffer.from("result"),
+): Ending {
+  return { id, attempt, owner, kind: "complete", result, retentionMs: DAY_MS };
+}
+
+export async function acquire(store: Store, claim: Claim): Promise<AttemptToken> {
+  const answer = await store.begin(claim);
+  if (answer.kind !== "acquired") throw new Error(`not acquired, but ${answer.kind}`);
+  return { id: claim.id, attempt: answer.attempt, owner: claim.owner };
+}
+
+export async function complete(store: Store, claim: Claim): Promise<void> {
+  const { kind } = await store.settle(completion(await acquire(store, claim)));
+  if (kind !== "settled") throw new Error(`not settled, but ${kind}`);
+}
+
+/** The digests and sources of all scripts, as a server might be asked about them. */
+export const scripts = Object.values(SCRIPTS);
