@@ -23,7 +23,10 @@ export function ambiguityOf(request: IncomingMessage): Problem | undefined {
   if (lengths.length > 1 || (lengths.length === 1 && !/^\d+$/.test(lengths[0]!.trim()))) {
     return refused(400, "Content-Length must be one number");
   }
-  if (fieldLines(rawHeaders, "host").length > 1) return refused(400, "More than one Host");
+  const hosts = fieldLines(rawHeaders, "host").length;
+  if (hosts > 1 || (hosts === 0 && httpVersion === "1.1")) {
+    return refused(400, "There must be one Host");
+  }
   return undefined;
 }
 

@@ -50,6 +50,8 @@ export class Gateway {
     this.#handle = this.#handler();
     this.#server = createServer({
       insecureHTTPParser: false,
+      // Refused with everything else that is ambiguous, and so with what follows it.
+      requireHostHeader: false,
       keepAliveTimeout: KEEP_ALIVE_MS,
       // A long upload is fine as long as it moves; `Exchanges` sees to that.
       requestTimeout: 0,

@@ -290,6 +290,27 @@ test("a client that leaves in the middle of a stream does not stall its operatio
   expect((await post(url, "k")).text.slice(-8)).toBe("xcharged");
 });
 
+test("an endless stream whose client has left is given up, and its outcome is unknown", async () => {
+  const givenUp = gate();
+  const behind = await upstream((request, response) => {
+    const ticking = setInterval(() => response.write("tick"), 20);
+    request.socket.on("close", () => {
+      clearInterval(ticking);
+      givenUp.open();
+    });
+  });
+  const { url, port } = await gateway(behind.url, "--lease", "300ms");
+  const client = await rawConnection(port);
+  const head = ["POST /payments HTTP/1.1", "Host: a", "Authorization: Bearer one"];
+  client.write(
+    `${message(...head, "Idempotency-Key: k", "Content-Type: application/json", "Content-Length: 2")}{}`,
+  );
+  await client.until("tick");
+  client.socket.destroy();
+  await givenUp.opened;
+  expect(await post(url, "k")).toMatchObject({ status: 409, code: "outcome-unknown" });
+});
+
 test("a client that leaves before its body is whole has begun nothing", async () => {
   const behind = await charging();
   const { url, port, logged } = await gateway(behind.url);

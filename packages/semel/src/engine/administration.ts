@@ -15,7 +15,7 @@ import type {
   VoidAnswer,
 } from "../store.ts";
 import type { Names } from "./at-rest.ts";
-import { open, seal } from "./envelope.ts";
+import { open, type StoredResult, seal } from "./envelope.ts";
 import { decoded, encoded } from "./execution.ts";
 import type { Policy } from "./policy.ts";
 import type { ResultCache } from "./result-cache.ts";
@@ -53,8 +53,10 @@ export interface RecordQuery {
 
 /** The verdict of a person who found out what happened. */
 export type Verdict =
-  /** It was applied, and this is its result. */
+  /** It was applied, and this is its value. */
   | { outcome: "applied"; value?: unknown }
+  /** It was applied, and this is its result: `httpResult(…)` for an HTTP operation. */
+  | { outcome: "applied"; result: StoredResult }
   /** It was not applied: it may run again. */
   | { outcome: "not-applied" };
 
@@ -112,11 +114,16 @@ export class Administration {
     assertOneOf(verdict?.outcome, ["applied", "not-applied"], "outcome");
     const { store, codec, policy, cache } = this.#parts;
     const id = idOf(name, this.#parts.names);
-    const ending =
-      verdict.outcome === "applied"
-        ? { kind: "complete" as const, result: await seal(encoded(codec, verdict.value)) }
-        : { kind: "open" as const };
-    const answer = await store.resolve({ id, retentionMs: policy.retentionMs, ...ending });
+    const { retentionMs } = policy;
+    const answer =
+      verdict.outcome === "not-applied"
+        ? await store.resolve({ id, retentionMs, kind: "open" })
+        : await store.resolve({
+            ...{ id, retentionMs, kind: "complete" },
+            result: await seal(
+              "result" in verdict ? verdict.result : encoded(codec, verdict.value),
+            ),
+          });
     cache.delete(id);
     return answer;
   }

@@ -10,6 +10,7 @@ import type { HttpOptions } from "../http/options.ts";
 export type { HttpOperation } from "../http/exchange.ts";
 export { operationOf } from "../http/operation-of.ts";
 export type { HttpOptions } from "../http/options.ts";
+export { httpResult } from "../http/response.ts";
 
 /**
  * What is used of Express's request; both majors have it. Name your own type, as in

@@ -9,6 +9,7 @@ import type { HttpOptions } from "../http/options.ts";
 export type { HttpOperation } from "../http/exchange.ts";
 export { operationOf } from "../http/operation-of.ts";
 export type { HttpOptions } from "../http/options.ts";
+export { httpResult } from "../http/response.ts";
 
 /** Options of `idempotent()` for `node:http`. */
 export interface NodeOptions extends HttpOptions<IncomingMessage> {

@@ -3,7 +3,6 @@
 
 import type { Admission, OperationRequest } from "../engine/admission.ts";
 import type { Attempt, AttemptEnd, Operation, Settlement } from "../engine/attempt.ts";
-import type { StoredResult } from "../engine/envelope.ts";
 import { endAfterError, refusal, storedFailure } from "../engine/execution.ts";
 import type { Idempotency } from "../engine/idempotency.ts";
 import {
@@ -24,7 +23,13 @@ import type { Body } from "./body-fingerprint.ts";
 import { keyFromHeader } from "./key-header.ts";
 import { type HttpOptions, type HttpPolicy, httpPolicy } from "./options.ts";
 import { type ProblemOptions, problemResponse } from "./problem.ts";
-import { type HttpResponse, isStoredByDefault, responseOf, storedResponse } from "./response.ts";
+import {
+  type HttpResponse,
+  httpResult,
+  isStoredByDefault,
+  responseOf,
+  storedResponse,
+} from "./response.ts";
 
 /** What an adapter knows of a request. */
 export interface IncomingRequest<Request> {
@@ -84,7 +89,9 @@ export class HttpLayer<Request> {
         );
       }
       const request = await this.#operationRequest(incoming, key);
-      const admission = await this.#idempotency.begin(request, (value) => this.#probed(value));
+      const admission = await this.#idempotency.begin(request, (value) =>
+        httpResult(value as Partial<HttpResponse>),
+      );
       if (admission.kind === "run") {
         const exchange = new Exchange(this, this.#idempotency, request, admission.attempt);
         return { kind: "run", exchange };
@@ -136,11 +143,6 @@ export class HttpLayer<Request> {
     const named = await scope(request);
     if (named !== undefined && named !== null && named !== "") return named;
     throw new ScopeMissing("It is not known whose key this is; authenticate first. Nothing ran");
-  }
-
-  #probed(value: unknown): StoredResult {
-    const { status = 200, headers = [], body = new Uint8Array(0) } = value as Partial<HttpResponse>;
-    return storedResponse({ status, headers, body }, true, this.policy.storesHeader).result;
   }
 
   /** The response for a request that does not run. */

@@ -116,6 +116,19 @@ export function storedResponse(
 
 const EMPTY = new Uint8Array(0);
 
+/**
+ * A response as the result of an operation that somebody resolves by hand.
+ *
+ * @param response status (200 by default), headers and body
+ * @example
+ * const result = httpResult({ status: 201, body: Buffer.from('{"paid":true}') });
+ * await idempotency.resolve({ key, scope }, { outcome: "applied", result });
+ */
+export function httpResult(response: Partial<HttpResponse>): StoredResult {
+  const { status = 200, headers = [], body = EMPTY } = response;
+  return storedResponse({ status, headers, body }, true, (name) => !isNeverStored(name)).result;
+}
+
 function framed(head: Uint8Array, body: Uint8Array): Uint8Array {
   const bytes = Buffer.allocUnsafe(4 + head.byteLength + body.byteLength);
   bytes.writeUInt32BE(head.byteLength);

@@ -83,7 +83,7 @@ export interface MysqlStore<Connection = unknown> extends Store {
 
 /** Bounds how long one statement keeps its locks, and the others of its batch waiting. */
 const BATCH_ITEMS_MAX = 128;
-/** One under way and one behind it keep the server busy; more only split the batches. */
+/** While the server writes one to its disk it works on the other; more only split the batches. */
 const BATCHES_IN_FLIGHT_MAX = 2;
 const LIST_LIMIT_MAX = 1_000;
 const SWEEP_LIMIT_MAX = 100_000;
@@ -189,7 +189,7 @@ class MysqlRecords<Connection extends MysqlConnection> implements MysqlStore<Con
       },
       itemsMax: BATCH_ITEMS_MAX,
       inFlightMax: BATCHES_IN_FLIGHT_MAX,
-      collect: "idle",
+      collect: "turn",
     });
   }
 

@@ -29,6 +29,7 @@ import type {
 } from "../store.ts";
 import { combine } from "./combine.ts";
 import {
+  arrayOf,
   asBuffer,
   type BeginReply,
   beginParameters,
@@ -41,7 +42,6 @@ import {
   repliesTo,
   rowsOf,
   settleParameters,
-  texts,
   withPlainIds,
 } from "./postgres/claims.ts";
 import {
@@ -126,8 +126,9 @@ const CONFLICT_PAUSE_MS = 20;
 const CONNECTIONS_DEFAULT = 10;
 const LIST_LIMIT_MAX = 1_000;
 const SWEEP_LIMIT_MAX = 100_000;
-/** For other transactions, before the others of its batch go on without an item. */
-const LOCK_TIMEOUT = "250ms";
+/** For other transactions: before the others of its batch go on without an item, and before it fails. */
+const LOCK_TIMEOUT_OF_MANY = "500ms";
+const LOCK_TIMEOUT_OF_ONE = "1s";
 
 /**
  * A store in Postgres 12 or newer, through the caller's own client: a `pg.Pool`, or what `postgres()`
@@ -224,8 +225,8 @@ class PostgresRecords implements PostgresStore {
   }
 
   async #beginAll(claims: readonly Claim[]): Promise<(BeginReply | Error)[]> {
-    const parameters = beginParameters(claims, LOCK_TIMEOUT);
-    return repliesTo(claims, await this.#rawQuery(this.#sql.begin, parameters));
+    const [sql, lockTimeout] = forBatch(claims, this.#sql.begin, this.#sql.beginMany);
+    return repliesTo(claims, await this.#rawQuery(sql, beginParameters(claims, lockTimeout)));
   }
 
   async settle(ending: Ending): Promise<SettleAnswer> {
@@ -237,8 +238,8 @@ class PostgresRecords implements PostgresStore {
   }
 
   async #settleAll(endings: readonly Ending[]): Promise<SettleAnswer[]> {
-    const parameters = settleParameters(endings, LOCK_TIMEOUT);
-    const written = idsOf(await this.#rawQuery(this.#sql.settle, parameters));
+    const [sql, lockTimeout] = forBatch(endings, this.#sql.settle, this.#sql.settleMany);
+    const written = idsOf(await this.#rawQuery(sql, settleParameters(endings, lockTimeout)));
     return endings.map(({ id }) => ({ kind: written.has(id) ? "settled" : "stale" }));
   }
 
@@ -248,8 +249,8 @@ class PostgresRecords implements PostgresStore {
   }
 
   async #renewAll(renewals: readonly Renewal[]): Promise<RenewAnswer[]> {
-    const parameters = renewParameters(renewals, LOCK_TIMEOUT);
-    const written = idsOf(await this.#rawQuery(this.#sql.renew, parameters));
+    const [sql, lockTimeout] = forBatch(renewals, this.#sql.renew, this.#sql.renewMany);
+    const written = idsOf(await this.#rawQuery(sql, renewParameters(renewals, lockTimeout)));
     return renewals.map(({ id }) => ({ kind: written.has(id) ? "renewed" : "stale" }));
   }
 
@@ -262,7 +263,7 @@ class PostgresRecords implements PostgresStore {
   async #readAll(
     wishes: readonly { id: RecordId }[],
   ): Promise<(StoredRecord | undefined | RecordUnreadable)[]> {
-    const parameters = [texts(wishes.map(({ id }) => id)), wishes.length === 1];
+    const parameters = [arrayOf(wishes.map(({ id }) => id)), wishes.length === 1];
     const result = await this.#rawQuery(this.#sql.find, parameters);
     const found = new Map(rowsOf<RecordRow>(result).map((row) => [plainId(row.id), row]));
     return wishes.map(({ id }) => {
@@ -278,7 +279,7 @@ class PostgresRecords implements PostgresStore {
 
   /** The live record, asked for alone and so with its result. */
   async #find(id: RecordId): Promise<StoredRecord | undefined> {
-    const [row] = rowsOf<RecordRow>(await this.#query(this.#sql.find, [texts([id]), true]));
+    const [row] = rowsOf<RecordRow>(await this.#query(this.#sql.find, [arrayOf([id]), true]));
     return row && recordOf(row);
   }
 
@@ -450,6 +451,11 @@ function combined<Item extends { readonly id: RecordId }, Answer>(
     inFlightMax: BATCHES_MAX,
     collect: "idle",
   });
+}
+
+/** The statement for a batch, and how long it waits for others' transactions. */
+function forBatch(items: readonly unknown[], one: string, many: string): [string, string] {
+  return items.length === 1 ? [one, LOCK_TIMEOUT_OF_ONE] : [many, LOCK_TIMEOUT_OF_MANY];
 }
 
 function idsOf(result: SqlResult): Set<RecordId> {

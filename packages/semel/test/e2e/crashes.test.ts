@@ -126,6 +126,24 @@ test("SM-24: kill -9 in the middle of a handler leaves the operation held, and n
   expect(effectsOf("k")).toBe(2);
 });
 
+test("SM-12: an operation that was found to be applied replays the response that it is given", async () => {
+  closeGate();
+  const [first, second] = [await start({}), await start({})];
+  const lost = pay(first, "k").catch((error: unknown) => error);
+  await until(() => effectsOf("k") === 1);
+  first.process.kill("SIGKILL");
+  await lost;
+  openGate();
+  expect((await payUntilKnown(second, "k")).code).toBe("outcome-unknown");
+  const resolved = await fetch(`http://127.0.0.1:${second.port}/resolve`, {
+    headers: { "x-key": "k", "x-result": '{"paid":100}' },
+  });
+  expect(await resolved.text()).toBe("resolved");
+  const answer = await pay(second, "k");
+  expect(answer).toMatchObject({ status: 201, replayed: true, body: '{"paid":100}' });
+  expect(effectsOf("k")).toBe(1);
+});
+
 test("SM-4: after kill -9, `rerun` runs it again, once, as its policy says", async () => {
   closeGate();
   const [first, second] = [await start({ onCrash: "rerun" }), await start({ onCrash: "rerun" })];

@@ -9,7 +9,7 @@ import { appendFileSync, existsSync } from "node:fs";
 import { createServer } from "node:http";
 import { setTimeout as delay } from "node:timers/promises";
 import { Idempotency } from "semel";
-import { idempotent, operationOf } from "semel/node";
+import { httpResult, idempotent, operationOf } from "semel/node";
 import { sqliteStore } from "semel/sqlite";
 
 const { database, effects, gate, options } = JSON.parse(process.argv[2]);
@@ -30,7 +30,11 @@ const handler = idempotent(idempotency, { scope: "shared" }, async (request, res
 const server = createServer((request, response) => {
   if (request.url !== "/resolve") return handler(request, response);
   const key = request.headers["x-key"];
-  return idempotency.resolve({ key }, { outcome: "not-applied" }).then(
+  const body = request.headers["x-result"];
+  const verdict = body
+    ? { outcome: "applied", result: httpResult({ status: 201, body: Buffer.from(body) }) }
+    : { outcome: "not-applied" };
+  return idempotency.resolve({ key }, verdict).then(
     (answer) => response.end(answer.kind),
     (error) => response.writeHead(500).end(String(error)),
   );

@@ -51,25 +51,27 @@ export function rowsOf<Row>(result: { rows: readonly Record<string, unknown>[] }
   return result.rows as readonly unknown[] as readonly Row[];
 }
 
-/** The parameters of `begin`: columns as array literals, which every driver passes on unchanged. */
+/** The parameters of `begin`, and of `beginMany` for more than one. */
 export function beginParameters(claims: readonly Claim[], lockTimeout: LockTimeout): SqlValue[] {
   return [
-    texts(claims.map(({ id }) => id)),
-    texts(claims.map(({ scope }) => scope)),
-    texts(claims.map(({ key }) => key)),
-    texts(claims.map(({ fingerprint }) => fingerprint)),
-    texts(claims.map(({ owner }) => owner)),
-    numbers(claims.map(({ onCrash }) => CRASH_POLICY_CODES[onCrash])),
-    numbers(claims.map(({ leaseMs }) => leaseMs)),
-    numbers(claims.map(lifeMsOf)),
-    numbers(claims.map(({ attemptsMax }) => attemptsMax)),
-    numbers(claims.map(lateMsOf)),
+    ...columnsOf(claims, [
+      ({ id }) => id,
+      ({ scope }) => scope,
+      ({ key }) => key,
+      ({ fingerprint }) => fingerprint,
+      ({ owner }) => owner,
+      ({ onCrash }) => CRASH_POLICY_CODES[onCrash],
+      ({ leaseMs }) => leaseMs,
+      lifeMsOf,
+      ({ attemptsMax }) => attemptsMax,
+      lateMsOf,
+    ]),
     claims.length === 1,
     lockTimeout,
   ];
 }
 
-/** The parameters of `settle`: the results in one piece, of which each ending has its part. */
+/** The parameters of `settle`: the results in one piece, and where in it each begins, from 1. */
 export function settleParameters(endings: readonly Ending[], lockTimeout: LockTimeout): SqlValue[] {
   const state = { complete: "completed", release: "open", hold: "held" } as const;
   const results = endings.map((ending) => (ending.kind === "complete" ? ending.result : null));
@@ -80,14 +82,16 @@ export function settleParameters(endings: readonly Ending[], lockTimeout: LockTi
     return result && own;
   });
   return [
-    texts(endings.map(({ id }) => id)),
-    numbers(endings.map(({ attempt }) => attempt)),
-    texts(endings.map(({ owner }) => owner)),
-    numbers(endings.map(({ kind }) => STATE_CODES[state[kind]])),
-    numbers(starts),
-    numbers(results.map((result) => result?.byteLength)),
-    texts(endings.map((ending) => (ending.kind === "hold" ? ending.reason : null))),
-    numbers(endings.map(({ retentionMs }) => retentionMs)),
+    ...columnsOf(endings, [
+      ({ id }) => id,
+      ({ attempt }) => attempt,
+      ({ owner }) => owner,
+      ({ kind }) => STATE_CODES[state[kind]],
+      (_, index) => starts[index]!,
+      (_, index) => results[index]?.byteLength ?? null,
+      (ending) => (ending.kind === "hold" ? ending.reason : null),
+      ({ retentionMs }) => retentionMs,
+    ]),
     Buffer.concat(results.filter((result) => result !== null)),
     lockTimeout,
   ];
@@ -98,11 +102,13 @@ export function renewParameters(
   lockTimeout: LockTimeout,
 ): SqlValue[] {
   return [
-    texts(renewals.map(({ id }) => id)),
-    numbers(renewals.map(({ attempt }) => attempt)),
-    texts(renewals.map(({ owner }) => owner)),
-    numbers(renewals.map(({ leaseMs }) => leaseMs)),
-    numbers(renewals.map(lifeMsOf)),
+    ...columnsOf(renewals, [
+      ({ id }) => id,
+      ({ attempt }) => attempt,
+      ({ owner }) => owner,
+      ({ leaseMs }) => leaseMs,
+      lifeMsOf,
+    ]),
     lockTimeout,
   ];
 }
@@ -132,15 +138,19 @@ export function asBuffer({ buffer, byteOffset, byteLength }: Uint8Array): Buffer
   return Buffer.from(buffer, byteOffset, byteLength);
 }
 
-/** Numbers as an array literal. */
-function numbers(values: readonly (number | null | undefined)[]): string {
-  return `{${values.map((value) => value ?? "NULL").join()}}`;
+/** A parameter for each column: its value for one item, an array of its values for many. */
+function columnsOf<Item>(
+  items: readonly Item[],
+  columns: readonly ((item: Item, index: number) => string | number | null)[],
+): SqlValue[] {
+  const values = columns.map((column) => items.map(column));
+  return items.length === 1 ? values.map(([value]) => value!) : values.map(arrayOf);
 }
 
-/** Texts as an array literal. */
-export function texts(values: readonly (string | null)[]): string {
-  const element = (value: string | null) =>
-    value === null ? "NULL" : `"${value.replace(/["\\]/g, "\\$&")}"`;
+/** An array as Postgres writes it, which every driver passes on unchanged. */
+export function arrayOf(values: readonly (string | number | null)[]): string {
+  const element = (value: string | number | null) =>
+    typeof value === "string" ? `"${value.replace(/["\\]/g, "\\$&")}"` : (value ?? "NULL");
   return `{${values.map(element).join()}}`;
 }
 
@@ -210,7 +220,7 @@ export async function begun(
       case "overtaken":
         break;
       case "large": {
-        const [row] = rowsOf<RecordRow>(await query(find, [texts([claim.id]), true]));
+        const [row] = rowsOf<RecordRow>(await query(find, [arrayOf([claim.id]), true]));
         const answer = row && answerTo(claim, recordOf(row));
         if (answer) return answer;
         break;

@@ -16,7 +16,12 @@ export const RESULT_BYTES_TOGETHER = 65_536;
 const NOW = "statement_timestamp()";
 const LIVE = `(r.expires_at IS NULL OR r.expires_at > ${NOW})`;
 const EXPIRED = `r.expires_at <= ${NOW}`;
-const LAPSED = `(r.state = ${RUNNING} AND r.lease_until <= ${NOW})`;
+/**
+ * Not `r.state = …`: where statistics know of none that run, the planner would look for them in the
+ * index by state rather than for the record by its key.
+ */
+const RUNS = `r.state + 0 = ${RUNNING}`;
+const LAPSED = `(${RUNS} AND r.lease_until <= ${NOW})`;
 /** What counts as held besides what is: lapsed, under a policy that asks before it reruns. */
 const LAPSED_HELD = `(${LAPSED} AND r.on_crash <> ${RERUN})`;
 /**
@@ -52,13 +57,63 @@ export const PRELUDE = `SELECT ${DURABLE}`;
 /** What holds for the transaction of a write. Its rows are made from this, so that it comes first. */
 const SESSION = `session AS (SELECT ${DURABLE})`;
 /**
- * The same for a batch, which may not wait for long: somebody's open transaction that has one of its
- * records would hold up all the others. Without a time it waits, as in a caller's transaction.
+ * The same for what shares a statement, or its turn, with others: it may not wait for long. Somebody's
+ * open transaction that has one of the records would hold up all of them. Without a time it waits,
+ * as it has to in a caller's transaction.
  */
-const batchSession = (lockTimeout: string) =>
+const sharedSession = (lockTimeout: string) =>
   `session AS (SELECT ${DURABLE},
     CASE WHEN ${lockTimeout}::text IS NOT NULL
       THEN set_config('lock_timeout', ${lockTimeout}, true) END)`;
+
+/** The columns of what is asked for, with their types: the first parameters of a statement. */
+type Columns = Readonly<Record<string, string>>;
+
+const CLAIM: Columns = {
+  id: "uuid",
+  scope: "text",
+  key: "text",
+  fingerprint: "text",
+  owner: "uuid",
+  on_crash: "smallint",
+  lease_ms: "float8",
+  life_ms: "float8",
+  attempts_max: "float8",
+  late_ms: "float8",
+};
+const ENDING: Columns = {
+  id: "uuid",
+  attempt: "integer",
+  owner: "uuid",
+  state: "smallint",
+  result_start: "integer",
+  result_bytes: "integer",
+  reason: "text",
+  retention_ms: "float8",
+};
+const RENEWAL: Columns = {
+  id: "uuid",
+  attempt: "integer",
+  owner: "uuid",
+  lease_ms: "float8",
+  life_ms: "float8",
+};
+
+/**
+ * How many are asked for. One by itself is bound as plain values, which Postgres plans in half the
+ * time, and for which a prepared plan is as good as a fresh one.
+ */
+type Number = "one" | "many";
+
+function rowsOf(name: string, columns: Columns, number: Number): string {
+  const typed = Object.entries(columns);
+  if (number === "one") {
+    const values = typed.map(([column, type], index) => `$${index + 1}::${type} AS ${column}`);
+    return `(SELECT ${values.join()}) AS ${name}`;
+  }
+  const arrays = typed.map(([, type], index) => `$${index + 1}::${type}[]`);
+  return `unnest(${arrays.join()}) AS ${name} (${Object.keys(columns).join()})`;
+}
 
 export type PostgresStatements = ReturnType<typeof statementsFor>;
 
@@ -79,34 +134,19 @@ export function statementsFor(tables: PostgresTables, notifies: boolean) {
     find: `SELECT ${COLUMNS}, ${resultOf("$2::boolean")} FROM ${records} AS r
       WHERE r.id = ANY ($1::uuid[]) AND ${LIVE}`,
 
-    begin: begin(records),
+    begin: begin(records, "one"),
+    beginMany: begin(records, "many"),
 
     holdLapsed: `UPDATE ${records} AS r
       SET state = ${HELD}, reason = $4, lease_until = NULL, updated_at = ${NOW},
         expires_at = ${after("$5::float8")}
       WHERE r.id = $1::uuid AND ${WRITABLE} AND r.attempt = $2 AND r.owner = $3::uuid AND ${LAPSED}`,
 
-    settle: `WITH ${batchSession("$10")}, done AS (
-        UPDATE ${records} AS r
-        SET state = ending.state, reason = ending.reason, lease_until = NULL, updated_at = ${NOW},
-          expires_at = ${after("ending.retention_ms")},
-          result = substring($9::bytea FROM ending.result_start FOR ending.result_bytes)
-        FROM session, unnest($1::uuid[], $2::integer[], $3::uuid[], $4::smallint[], $5::integer[],
-          $6::integer[], $7::text[], $8::float8[])
-          AS ending (id, attempt, owner, state, result_start, result_bytes, reason, retention_ms)
-        WHERE r.id = ending.id AND ${WRITABLE} AND r.state = ${RUNNING}
-          AND r.attempt = ending.attempt AND r.owner = ending.owner
-        RETURNING r.id
-      )${answer}`,
+    settle: settle(records, "one", answer),
+    settleMany: settle(records, "many", answer),
 
-    renew: `WITH ${batchSession("$6")}
-      UPDATE ${records} AS r
-      SET lease_until = ${after("renewal.lease_ms")}, expires_at = ${after("renewal.life_ms")}
-      FROM session, unnest($1::uuid[], $2::integer[], $3::uuid[], $4::float8[], $5::float8[])
-        AS renewal (id, attempt, owner, lease_ms, life_ms)
-      WHERE r.id = renewal.id AND ${WRITABLE} AND r.state = ${RUNNING}
-        AND r.attempt = renewal.attempt AND r.owner = renewal.owner
-      RETURNING r.id`,
+    renew: renew(records, "one"),
+    renewMany: renew(records, "many"),
 
     complete: complete(records, answer),
 
@@ -167,23 +207,19 @@ const anew = (column: string, otherwise: string) =>
  * upsert, which decides on the row as it is then. A claim that it refuses was overtaken after the
  * snapshot, and comes back as neither `acquired` nor answered: the caller asks again.
  */
-function begin(records: string): string {
-  return `WITH ${batchSession("$12")}, claim AS (
-      SELECT claim.* FROM session, unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::uuid[],
-        $6::smallint[], $7::float8[], $8::float8[], $9::float8[], $10::float8[]) WITH ORDINALITY
-        AS claim (id, scope, key, fingerprint, owner, on_crash, lease_ms, life_ms, attempts_max,
-          late_ms, place)
-    ), found AS (
+function begin(records: string, number: Number): string {
+  const claim = rowsOf("claim", CLAIM, number);
+  return `WITH ${sharedSession("$12")}, found AS (
       SELECT ${COLUMNS}, ${resultOf("$11::boolean")},
         ${claimable("claim", "claim.attempts_max")} AS claimable
-      FROM claim JOIN ${records} AS r ON r.id = claim.id WHERE ${LIVE}
+      FROM ${claim} JOIN ${records} AS r ON r.id = claim.id WHERE ${LIVE}
     ), taken AS (
       INSERT INTO ${records} AS r (id, scope, key, fingerprint, format, state, attempt, crashes,
         owner, on_crash, lease_until, created_at, updated_at, expires_at)
       SELECT claim.id, claim.scope, claim.key, claim.fingerprint, ${RECORD_FORMAT}, ${RUNNING}, 1, 0,
         claim.owner, claim.on_crash, ${after("claim.lease_ms")}, ${NOW}, ${NOW},
         ${after("claim.life_ms")}
-      FROM claim LEFT JOIN found ON found.id = claim.id
+      FROM session, ${claim} LEFT JOIN found ON found.id = claim.id
       WHERE CASE WHEN found.id IS NULL THEN NOT ${late("claim.late_ms")} ELSE found.claimable END
       ORDER BY claim.id -- so that batches lock in one order and cannot deadlock
       ON CONFLICT (id) DO UPDATE
@@ -197,7 +233,7 @@ function begin(records: string): string {
         ${anew("updated_at", `CASE WHEN r.state = ${OPEN} THEN excluded.updated_at ELSE r.updated_at END`)}
       WHERE ${EXPIRED} OR (${LIVE} AND ${claimable(
         "excluded",
-        "(SELECT claim.attempts_max FROM claim WHERE claim.id = excluded.id)",
+        `(SELECT claim.attempts_max FROM ${claim} WHERE claim.id = excluded.id)`,
       )})
       RETURNING r.id, r.attempt, r.crashes, r.on_crash
     )
@@ -207,8 +243,8 @@ function begin(records: string): string {
       coalesce(taken.crashes, found.crashes) AS crashes, found.owner,
       coalesce(taken.on_crash, found.policy) AS policy, found.lease, found.reason, found.created,
       found.updated, found.expires, found.finished, found.result
-    FROM claim LEFT JOIN taken ON taken.id = claim.id LEFT JOIN found ON found.id = claim.id
-    ORDER BY claim.place`;
+    FROM ${claim} LEFT JOIN taken ON taken.id = claim.id LEFT JOIN found ON found.id = claim.id
+    ORDER BY claim.id`;
 }
 
 /** Whether a live record may be taken by a claim: open, its own, or lapsed and not to be held. */
@@ -221,6 +257,31 @@ function claimable(claim: string, attemptsMax: string): string {
 /** EN-11: whether a request that counts only until then comes too late. */
 function late(epochMs: string): string {
   return `coalesce(${NOW} > timestamptz 'epoch' + ${epochMs} * interval '1 ms', false)`;
+}
+
+/** SM-8 to SM-10. The results come in one piece, of which each ending has its part. */
+function settle(records: string, number: Number, answer: string): string {
+  return `WITH ${sharedSession("$10")}, done AS (
+      UPDATE ${records} AS r
+      SET state = ending.state, reason = ending.reason, lease_until = NULL, updated_at = ${NOW},
+        expires_at = ${after("ending.retention_ms")},
+        result = substring($9::bytea FROM ending.result_start FOR ending.result_bytes)
+      FROM session, ${rowsOf("ending", ENDING, number)}
+      WHERE r.id = ending.id AND ${WRITABLE} AND ${RUNS}
+        AND r.attempt = ending.attempt AND r.owner = ending.owner
+      RETURNING r.id
+    )${answer}`;
+}
+
+/** SM-11. */
+function renew(records: string, number: Number): string {
+  return `WITH ${sharedSession("$6")}
+    UPDATE ${records} AS r
+    SET lease_until = ${after("renewal.lease_ms")}, expires_at = ${after("renewal.life_ms")}
+    FROM session, ${rowsOf("renewal", RENEWAL, number)}
+    WHERE r.id = renewal.id AND ${WRITABLE} AND ${RUNS}
+      AND r.attempt = renewal.attempt AND r.owner = renewal.owner
+    RETURNING r.id`;
 }
 
 /** EN-5: claim and completion in one. The upsert waits for a transaction that has the same key. */
