@@ -89,7 +89,8 @@ async function start(server) {
 
 async function measure({ server, keys }) {
   const { child, port } = servers.get(server);
-  const keyOf = keys === "new" ? () => `new-${nextKey++}` : () => `same-${nextKey++ % KEYS_REPLAYED}`;
+  const keyOf =
+    keys === "new" ? () => `new-${nextKey++}` : () => `same-${nextKey++ % KEYS_REPLAYED}`;
   if (keys === "same") {
     // One at a time, so that none meets its own first attempt.
     let first = 0;

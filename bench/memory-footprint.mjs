@@ -27,7 +27,8 @@ else await main();
 
 async function main() {
   const rows = {};
-  for (const [name, subject] of Object.entries(SUBJECTS)) rows[name] = await inFreshProcess(subject);
+  for (const [name, subject] of Object.entries(SUBJECTS))
+    rows[name] = await inFreshProcess(subject);
   for (const records of SQLITE_RECORDS) {
     const subject = { kind: "sqlite", result: "plain", records };
     rows[`SQLite file, ${records} records`] = await inFreshProcess(subject);

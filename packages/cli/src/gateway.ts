@@ -58,73 +58,78 @@ SIGTERM or SIGINT stops it when running requests have ended (see --drain); a sec
 Exit codes: 0 stopped as asked, 1 failed while starting or running, 2 wrong usage.`;
 
 export function gatewayCommand(): Command {
-  return new Command("gateway")
+  const command = new Command("gateway")
     .description("Puts idempotency keys in front of an HTTP service, in whatever language it is.")
-    .option("--upstream <url>", "the service behind, such as http://127.0.0.1:3000", origin)
-    .addOption(option("--listen <host:port>", "where to listen", listenAddress, "127.0.0.1:8080"))
-    .option(
-      "--store <address>",
-      "where records are kept: sqlite:PATH or memory:",
-      "sqlite:./semel.db",
-    )
-    .addOption(
-      option(
-        "--scope <who>",
-        "whose key it is: authorization, header:NAME or shared",
-        parseScope,
-        "authorization",
-      ),
-    )
-    .addOption(option("--methods <list>", "methods whose keys count", methods, "POST,PATCH"))
-    .option("--required", "refuse these methods without a key", false)
-    .addOption(option("--retention <duration>", "how long results are kept", duration, "24h"))
-    .addOption(
-      option(
-        "--lease <duration>",
-        "how long a gateway that died keeps others off its requests",
-        duration,
-        "30s",
-      ),
-    )
-    .addOption(
-      option("--wait <duration>", "how long duplicates wait for the first one", duration, "0"),
-    )
-    .addOption(
-      new Option("--on-crash <policy>", "when a gateway died while the upstream was at work")
-        .choices(["hold", "rerun"])
-        .default("hold"),
-    )
-    .addOption(
-      new Option("--on-error <policy>", "when the upstream answers 5xx (or 401, 403, 409, 429, …)")
-        .choices(["release", "hold", "store"])
-        .default("release"),
-    )
-    .addOption(option("--max-body <bytes>", "largest body of a request with a key", bytes, "1m"))
-    .addOption(option("--max-result <bytes>", "largest answer that is kept", bytes, "1m"))
-    .addOption(
-      option(
-        "--upstream-timeout <duration>",
-        "how long the upstream may be silent",
-        timeout,
-        "60s",
-      ),
-    )
-    .addOption(option("--drain <duration>", "how long a stop waits for what runs", patience, "10s"))
-    .option(
-      "--trust-forwarded",
-      "pass on the X-Forwarded-* and Forwarded headers of clients",
-      false,
-    )
-    .addOption(
-      new Option("--log <format>", "a line a request, without keys, credentials or queries")
-        .choices(["json", "pretty", "none"])
-        .default(process.stdout.isTTY ? "pretty" : "json", "pretty on a terminal, otherwise json"),
-    )
-    .addOption(new Option("--json", "the same as --log json").implies({ log: "json" }))
     .addHelpText("after", EXAMPLES)
     .action(async (flags: GatewayFlags) => {
       process.exit(await run(flags));
     });
+  for (const flag of [...serviceFlags(), ...policyFlags(), ...boundFlags(), ...logFlags()]) {
+    command.addOption(flag);
+  }
+  return command;
+}
+
+function serviceFlags(): Option[] {
+  return [
+    new Option("--upstream <url>", "the service behind, such as http://127.0.0.1:3000").argParser(
+      origin,
+    ),
+    option("--listen <host:port>", "where to listen", listenAddress, "127.0.0.1:8080"),
+    new Option("--store <address>", "where records are kept: sqlite:PATH or memory:").default(
+      "sqlite:./semel.db",
+    ),
+    option(
+      "--scope <who>",
+      "whose key it is: authorization, header:NAME or shared",
+      parseScope,
+      "authorization",
+    ),
+    option("--methods <list>", "methods whose keys count", methods, "POST,PATCH"),
+    new Option("--required", "refuse these methods without a key").default(false),
+    new Option(
+      "--trust-forwarded",
+      "pass on the X-Forwarded-* and Forwarded headers of clients",
+    ).default(false),
+  ];
+}
+
+function policyFlags(): Option[] {
+  return [
+    option("--retention <duration>", "how long results are kept", duration, "24h"),
+    option(
+      "--lease <duration>",
+      "how long a gateway that died keeps others off its requests",
+      duration,
+      "30s",
+    ),
+    option("--wait <duration>", "how long duplicates wait for the first one", duration, "0"),
+    new Option("--on-crash <policy>", "when a gateway died while the upstream was at work")
+      .choices(["hold", "rerun"])
+      .default("hold"),
+    new Option("--on-error <policy>", "when the upstream answers 5xx (or 401, 403, 409, 429, …)")
+      .choices(["release", "hold", "store"])
+      .default("release"),
+  ];
+}
+
+function boundFlags(): Option[] {
+  return [
+    option("--max-body <bytes>", "largest body of a request with a key", bytes, "1m"),
+    option("--max-result <bytes>", "largest answer that is kept", bytes, "1m"),
+    option("--upstream-timeout <duration>", "how long the upstream may be silent", timeout, "60s"),
+    option("--drain <duration>", "how long a stop waits for what runs", patience, "10s"),
+  ];
+}
+
+function logFlags(): Option[] {
+  const format = process.stdout.isTTY ? "pretty" : "json";
+  return [
+    new Option("--log <format>", "a line a request, without keys, credentials or queries")
+      .choices(["json", "pretty", "none"])
+      .default(format, "pretty on a terminal, otherwise json"),
+    new Option("--json", "the same as --log json").implies({ log: "json" }),
+  ];
 }
 
 /** An option whose default is written, and read, like any other value. */

@@ -14,6 +14,15 @@ interface RequestLine {
   durationMs: number;
   /** The client left before the answer was whole. */
   clientLeft?: true;
+  /** How the exchange with the upstream came to nothing. */
+  broken?: string;
+}
+
+const breakages = new WeakMap<ServerResponse, string>();
+
+/** Has the line of a request say how its exchange with the upstream came to nothing. */
+export function noteBreakage(response: ServerResponse, message: string): void {
+  breakages.set(response, message);
 }
 
 export class AccessLog {
@@ -37,11 +46,13 @@ export class AccessLog {
     const startedAt = performance.now();
     response.once("close", () => {
       const idempotency = response.getHeader("idempotency-status");
+      const broken = breakages.get(response);
       this.request(request, {
         status: response.statusCode,
         durationMs: Math.round(performance.now() - startedAt),
         ...(typeof idempotency === "string" && { idempotency }),
         ...(!response.writableFinished && { clientLeft: true as const }),
+        ...(broken !== undefined && { broken }),
       });
     });
   }
@@ -60,7 +71,7 @@ export class AccessLog {
 }
 
 function prettyLine(line: RequestLine): string {
-  const { method, path, status, idempotency, durationMs, clientLeft } = line;
+  const { method, path, status, idempotency, durationMs, clientLeft, broken } = line;
   const paint = status >= 500 ? colors.red : status >= 400 ? colors.yellow : colors.green;
   return [
     colors.dim(new Date().toTimeString().slice(0, 8)),
@@ -70,5 +81,6 @@ function prettyLine(line: RequestLine): string {
     ...(idempotency ? [colors.cyan(idempotency)] : []),
     colors.dim(`${durationMs} ms`),
     ...(clientLeft ? [colors.dim("(client left)")] : []),
+    ...(broken ? [colors.red(`upstream: ${broken}`)] : []),
   ].join(" ");
 }

@@ -4,6 +4,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { HttpOperation } from "semel/node";
 import { TIMER_MS_MAX } from "../flags.ts";
+import { noteBreakage } from "./access-log.ts";
 import { fieldLines, requestHeaders } from "./headers.ts";
 import type { GatewayOptions } from "./options.ts";
 import { sendProblem } from "./problem.ts";
@@ -117,6 +118,7 @@ function endUpload(request: IncomingMessage, { request: upload }: UpstreamCall):
 }
 
 function answerBroken(response: ServerResponse, broken: Breakage, isOperation: boolean): void {
+  noteBreakage(response, broken.message);
   // The head has left: breaking off is the only way to say that this is not the whole answer.
   if (response.headersSent) {
     response.destroy();

@@ -133,7 +133,7 @@ test("methods, a required key and the bounds of bodies and results are the opera
 
 test("an upstream that was never reached releases the key", async () => {
   const behind = await charging();
-  const { url } = await gateway(behind.url);
+  const { url, logged } = await gateway(behind.url);
   await behind.stop();
   expect(await post(url, "k")).toMatchObject({
     status: 502,
@@ -141,6 +141,8 @@ test("an upstream that was never reached releases the key", async () => {
     retry: "same-key",
     state: "released",
   });
+  const { broken } = await logged(({ event }) => event === "request");
+  expect(broken, "for whoever runs the gateway").toContain("ECONNREFUSED");
   const back = await upstream((request, response) => {
     request
       .resume()
@@ -320,6 +322,17 @@ test("a client that leaves before its body is whole has begun nothing", async ()
   client.socket.end();
   await client.closed();
   await logged(({ event }) => event === "request");
+  expect(behind.calls).toEqual([]);
+  expect(await post(url, "k")).toMatchObject({ text: "charge 1" });
+});
+
+test("a body that stops coming ends the connection, and has begun nothing", async () => {
+  const behind = await charging();
+  const { url, port } = await gateway(behind.url, "--upstream-timeout", "200ms");
+  const client = await rawConnection(port);
+  const head = ["POST /payments HTTP/1.1", "Host: a", "Authorization: Bearer one"];
+  client.write(`${message(...head, "Idempotency-Key: k", "Content-Length: 10")}half`);
+  await client.closed();
   expect(behind.calls).toEqual([]);
   expect(await post(url, "k")).toMatchObject({ text: "charge 1" });
 });

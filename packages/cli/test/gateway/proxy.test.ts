@@ -238,6 +238,7 @@ test("an upstream may answer before it has read the body", async () => {
     request.socket.on("close", () => givenUp.open());
     response.writeHead(413).end("too much");
   });
+  behind.server.keepAliveTimeout = 0;
   const { port } = await gateway(behind.url);
   const client = await rawConnection(port);
   client.write(message("POST / HTTP/1.1", "Host: a", "Content-Length: 100000"));

@@ -26,6 +26,8 @@ export class ResultCache {
   readonly #bounds: ResultCacheBounds;
   /** In order of use: a hit moves its entry to the end. */
   readonly #entries = new Map<RecordId, CachedResult & { staleAt: number }>();
+  /** Goes on where it stopped: from the start it would pass by all that was deleted before. */
+  #oldest = this.#entries.keys();
   #bytes = 0;
 
   constructor(bounds: ResultCacheBounds) {
@@ -52,9 +54,10 @@ export class ResultCache {
     const staleAt = Math.min(entry.expiresAt, now + lifetimeMs);
     this.#entries.set(id, { ...entry, result, staleAt });
     this.#bytes += bytesOf(entry);
-    for (const oldest of this.#entries.keys()) {
-      if (this.#entries.size <= entriesMax && this.#bytes <= bytesMax) return;
-      this.delete(oldest);
+    while (this.#entries.size > entriesMax || this.#bytes > bytesMax) {
+      const { done, value } = this.#oldest.next();
+      if (done) this.#oldest = this.#entries.keys();
+      else this.delete(value);
     }
   }
 

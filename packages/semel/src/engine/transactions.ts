@@ -140,10 +140,9 @@ export class Transactions {
       if (done.kind !== "failed" && done.kind !== "broken") return done;
       const isCommitted = done.kind === "broken" && done.made && (await this.#isCommitted(claim));
       if (isCommitted) return { kind: "committed", made: done.made! };
-      const mayHelp =
-        done.kind === "failed"
-          ? someCause(done.error, (error) => transactions.isRetryable(error) && !isOfSystem(error))
-          : someCause(done.error, (error) => transactions.isRetryable(error));
+      const isTransient = someCause(done.error, (error) => transactions.isRetryable(error));
+      // A handler may have called anything; only what the database says is a reason to repeat it.
+      const mayHelp = isTransient && (done.kind === "broken" || !someCause(done.error, isOfSystem));
       if (!mayHelp && (done.kind === "failed" || isCommitted === false)) {
         // The handler's error, or what the database holds against the commit: a deferred constraint.
         return { kind: "failed", error: done.error };

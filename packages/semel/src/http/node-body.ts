@@ -64,11 +64,19 @@ const { on, off } = EventEmitter.prototype;
 function putBack(request: IncomingMessage, body: Buffer): void {
   request.unshift(body);
   // What asks whether a body was touched, such as `fetch`, shall see that all of it is there.
-  Object.defineProperty(request, "readableDidRead", {
-    configurable: true,
-    get: () => request.readableEnded || request.readableLength < body.length,
-  });
+  putBackLengths.set(request, body.length);
+  Object.defineProperty(request, "readableDidRead", UNREAD);
 }
+
+const putBackLengths = new WeakMap<IncomingMessage, number>();
+
+/** One for all requests, so that they keep their shared hidden class. */
+const UNREAD: PropertyDescriptor = {
+  configurable: true,
+  get(this: IncomingMessage): boolean {
+    return this.readableEnded || this.readableLength < (putBackLengths.get(this) ?? 0);
+  },
+};
 
 /**
  * Lets what nobody will read flow off. Node does so by itself only where nobody has begun to read,

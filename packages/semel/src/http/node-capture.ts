@@ -19,6 +19,33 @@ export function captureResponse(response: ServerResponse, exchange: Exchange): v
   new Capture(response, exchange).install();
 }
 
+/** The capture that a response is under. */
+const captures = new WeakMap<ServerResponse, Capture>();
+
+/**
+ * The same accessors for every response, which stay when the capture ends: with ones of their own, or
+ * without them again, responses would share no hidden class, and everything Node does to them would
+ * be several times slower.
+ */
+const CAPTURED: PropertyDescriptorMap = {
+  headersSent: {
+    configurable: true,
+    get(this: ServerResponse): boolean {
+      return captures.get(this)?.isStreaming || inherited(this, "headersSent");
+    },
+  },
+  writableNeedDrain: {
+    configurable: true,
+    get(this: ServerResponse): boolean {
+      return !captures.get(this)?.isAbandoned && inherited(this, "writableNeedDrain");
+    },
+  },
+};
+
+function inherited(response: ServerResponse, name: "headersSent" | "writableNeedDrain"): boolean {
+  return Reflect.get(Object.getPrototypeOf(response), name, response);
+}
+
 class Capture {
   readonly #response: ServerResponse;
   readonly #exchange: Exchange;
@@ -48,6 +75,15 @@ class Capture {
     this.#headersBefore = headersOf(response);
     const { writeHead, write, end, flushHeaders, destroy, emit } = response;
     this.#original = { writeHead, write, end, flushHeaders, destroy, emit };
+  }
+
+  // What a handler writes to nobody never becomes a head; error handlers ask all the same.
+  get isStreaming(): boolean {
+    return this.#streaming;
+  }
+
+  get isAbandoned(): boolean {
+    return this.#clientGone;
   }
 
   install(): void {
@@ -94,16 +130,8 @@ class Capture {
       if (event[0] === "close" && capture.#closed()) return true;
       return capture.#original.emit.apply(this, event);
     } as ServerResponse["emit"];
-    Object.defineProperties(response, {
-      // What a handler writes to nobody never becomes a head; error handlers ask all the same.
-      headersSent: { configurable: true, get: () => this.#streaming || inherited("headersSent") },
-      writableNeedDrain: {
-        configurable: true,
-        get: () => !this.#clientGone && inherited("writableNeedDrain"),
-      },
-    });
-    const inherited = (name: "headersSent" | "writableNeedDrain"): boolean =>
-      Reflect.get(Object.getPrototypeOf(response), name, response);
+    captures.set(response, this);
+    Object.defineProperties(response, CAPTURED);
     this.#exchange.onFailed = () => {
       // Nobody is left to whom an error handler could speak, and nothing would end this stream.
       if (!this.#ended && this.#clientGone && this.#streaming) response.destroy();
@@ -183,11 +211,15 @@ class Capture {
     checkedStatus(this.#response.statusCode);
     this.#ended = true;
     if (bytes) this.#collect(bytes);
+    // Text leaves as text: Node sends it in one piece with the head. Bytes may not be the handler's.
+    const last = typeof chunk === "string" ? chunk : bytes;
     // What can still fail is writing a head that Node refuses.
-    this.#finish(bytes, callback).catch((error) => {
-      this.#uninstall();
-      this.#response.destroy(error);
-    });
+    this.#finish(() => endWith(this.#response, last, encoding, callback), callback).catch(
+      (error) => {
+        this.#uninstall();
+        this.#response.destroy(error);
+      },
+    );
   }
 
   #declaredLength(): number {
@@ -223,12 +255,13 @@ class Capture {
     } else this.#chunks.push(bytes);
   }
 
-  async #finish(last: Buffer | undefined, callback: Callback | undefined): Promise<void> {
+  /** @param end ends the real response with what the handler ended it with */
+  async #finish(end: () => void, callback: Callback | undefined): Promise<void> {
     const response = this.#response;
     const headers = headersOf(response);
     const status = response.statusCode;
     const reason = response.statusMessage;
-    const body = Buffer.concat(this.#chunks);
+    const body = this.#chunks.length === 1 ? this.#chunks[0]! : Buffer.concat(this.#chunks);
     this.#chunks = [];
     const whole = !this.#tooLarge;
     const isLost = await this.#endWithoutResult(status);
@@ -242,7 +275,7 @@ class Capture {
       if ("replacement" in answer || isLost) response.destroy();
       else {
         if (this.#withheld) response.write(this.#withheld);
-        response.end(last ?? undefined, callback as never);
+        end();
       }
       return;
     }
@@ -257,16 +290,14 @@ class Capture {
     response.statusMessage = reason;
     restoreHeaders(response, headers);
     for (const [name, value] of answer.headers) response.setHeader(name, value);
-    response.end(last ?? undefined, callback as never);
+    end();
   }
 
   #uninstall(): void {
     this.#cancelGrace?.();
     this.#exchange.onFailed = undefined;
     Object.assign(this.#response, this.#original);
-    for (const name of ["headersSent", "writableNeedDrain"]) {
-      Reflect.deleteProperty(this.#response, name);
-    }
+    captures.delete(this.#response);
   }
 
   /**
@@ -336,6 +367,16 @@ class Capture {
     response._closed = true;
     this.#original.emit.call(response, "close");
   }
+}
+
+function endWith(
+  response: ServerResponse,
+  last: Chunk | undefined,
+  encoding: BufferEncoding | undefined,
+  callback: Callback | undefined,
+): void {
+  if (last === undefined) response.end(callback as never);
+  else response.end(last, encoding ?? "utf8", callback as never);
 }
 
 /** Sends a response that no handler made. */

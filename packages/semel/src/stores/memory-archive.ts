@@ -4,13 +4,7 @@
 import type { RecordId } from "../store.ts";
 import { Column, ExpiryQueue } from "./memory-column.ts";
 import { SlotIndex } from "./memory-index.ts";
-import {
-  type CompletedRecord,
-  ID_BYTES,
-  PackedRecord,
-  Packer,
-  writeHex,
-} from "./memory-packing.ts";
+import { type FinishedRecord, ID_BYTES, PackedRecord, Packer, writeHex } from "./memory-packing.ts";
 import { Slabs } from "./memory-slabs.ts";
 
 /** What a record takes beside its bytes in a slab: its slot, its place in queue and index. */
@@ -73,8 +67,8 @@ export class Archive {
   }
 
   /** Makes the bytes of a record; `add` takes them before the next is packed. */
-  pack(record: CompletedRecord, resultLength: number): Uint8Array {
-    return this.#packer.pack(record, resultLength);
+  pack(record: FinishedRecord, completedAt: number, resultLength: number): Uint8Array {
+    return this.#packer.pack(record, completedAt, resultLength);
   }
 
   /** What a record will take. */

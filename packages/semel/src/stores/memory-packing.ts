@@ -24,6 +24,9 @@ export interface CompletedRecord {
   updatedAt: number;
 }
 
+/** A record that is about to be completed. */
+export type FinishedRecord = Omit<CompletedRecord, "updatedAt">;
+
 export const ID_BYTES = 16;
 const CREATED_AT = ID_BYTES;
 const FORMS_AT = CREATED_AT + 6;
@@ -53,14 +56,14 @@ export class Packer {
   #buffer = Buffer.allocUnsafeSlow(1_024);
   #end = 0;
 
-  pack(record: CompletedRecord, resultLength: number): Uint8Array {
+  pack(record: FinishedRecord, completedAt: number, resultLength: number): Uint8Array {
     this.#reserve(record);
     writeHex(record.id, this.#buffer, 0);
     this.#buffer.writeUIntBE(record.createdAt, CREATED_AT, 6);
     this.#end = NUMBERS_AT;
     this.#number(record.attempt);
     this.#number(record.crashes * 4 + POLICIES.indexOf(record.onCrash));
-    this.#number(Math.max(0, record.updatedAt - record.createdAt));
+    this.#number(Math.max(0, completedAt - record.createdAt));
     let forms = 0;
     for (const [index, name] of TEXTS.entries()) {
       const form = formOf(record[name]);
@@ -73,7 +76,7 @@ export class Packer {
     return this.#buffer.subarray(0, this.#end);
   }
 
-  #reserve({ owner, fingerprint, scope, key }: CompletedRecord): void {
+  #reserve({ owner, fingerprint, scope, key }: FinishedRecord): void {
     const units = owner.length + fingerprint.length + scope.length + key.length;
     const bytesMax = NUMBERS_AT + NUMBERS * NUMBER_BYTES_MAX + 3 * units;
     if (this.#buffer.length < bytesMax) this.#buffer = Buffer.allocUnsafeSlow(bytesMax);

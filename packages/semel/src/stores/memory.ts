@@ -296,7 +296,7 @@ class MemoryStore implements Store {
   }
 
   #complete(record: ActiveRecord, result: Uint8Array, retentionMs: number, now: number): void {
-    const packed = this.#archive.pack({ ...record, updatedAt: now }, result.length);
+    const packed = this.#archive.pack(record, now, result.length);
     const room = ActiveRecords.bytesFor(record);
     this.#makeRoom(0, Archive.bytesFor(packed, result) - room, now);
     this.#archive.add(packed, result, now + retentionMs);

@@ -449,7 +449,7 @@ function combined<Item extends { readonly id: RecordId }, Answer>(
     },
     itemsMax: BATCH_ITEMS_MAX,
     inFlightMax: BATCHES_MAX,
-    collect: "idle",
+    collect: "turn",
   });
 }
 

@@ -76,8 +76,8 @@ export interface RedisStoreOptions {
 
 /** Bounds for how long one script keeps the server. */
 const BATCH_ITEMS_MAX = 128;
-/** While one batch is under way the next collects; a second one hides the way to the server. */
-const BATCHES_IN_FLIGHT_MAX = 2;
+/** While one is under way the next collects: larger batches gain more than a second one would. */
+const BATCHES_IN_FLIGHT_MAX = 1;
 const NOTHING = Buffer.alloc(0);
 const LIST_LIMIT_MAX = 1_000;
 const SWEEP_LIMIT_MAX = 100_000;

@@ -34,11 +34,18 @@ export interface Client {
   end(): Promise<void>;
 }
 
+export interface ConnectOptions {
+  connections?: number;
+  port?: number;
+  /** Settings of its sessions, on Postgres. */
+  settings?: Record<string, string>;
+}
+
 export interface Stage {
   /** What another process needs to know to take part. */
   readonly address: { backend: string; url: string; table: string };
   /** A client of its own, with at most so many connections, through another port if need be. */
-  connect(options?: { connections?: number; port?: number }): Promise<Client>;
+  connect(options?: ConnectOptions): Promise<Client>;
   /** Every committed order. */
   skus(): Promise<string[]>;
   /** SQL by the administrator. */
@@ -61,11 +68,13 @@ function urlOf(server: FoundServer): string {
   return "url" in server ? server.url : "";
 }
 
-function withPort(url: string, port: number | undefined): string {
-  if (port === undefined) return url;
+function urlFor(url: string, { port, settings = {} }: ConnectOptions): string {
   const changed = new URL(url);
-  changed.port = String(port);
-  return changed.href;
+  if (port !== undefined) changed.port = String(port);
+  const flags = Object.entries(settings).map(([name, value]) => `-c ${name}=${value}`);
+  if (flags.length > 0) changed.searchParams.set("options", flags.join(" "));
+  // A plus is no space to the drivers.
+  return changed.href.replaceAll("+", "%20");
 }
 
 function ignore(): void {}
@@ -90,8 +99,8 @@ async function openPostgres(
   await postgresStore(admin, { table }).migrate();
   return {
     address: { backend, url, table },
-    connect: async ({ connections = 10, port } = {}) =>
-      connect(withPort(url, port), table, connections),
+    connect: async (options = {}) =>
+      connect(urlFor(url, options), table, options.connections ?? 10),
     skus: async () => {
       const { rows } = await admin.query(`SELECT sku FROM ${table}_orders ORDER BY sku`);
       return rows.map(({ sku }) => sku);
@@ -129,7 +138,7 @@ function connectPg(connectionString: string, table: string, max: number): Client
 }
 
 function connectPostgresJs(url: string, table: string, max: number): Client {
-  const sql = postgres(url, { max, onnotice: ignore });
+  const sql = postgres(url, { max, prepare: false, onnotice: ignore });
   const on = (transaction: unknown) => transaction as postgres.TransactionSql;
   return {
     store: postgresStore(sql, { table }) as TransactionalStore,
@@ -142,7 +151,8 @@ function connectPostgresJs(url: string, table: string, max: number): Client {
     },
     executor: (transaction) => fromPostgresJs(on(transaction)),
     ping: async () => void (await sql`SELECT 1`),
-    end: () => sql.end(),
+    // It waits for ever for a connection that broke within a transaction.
+    end: () => sql.end({ timeout: 1 }),
   };
 }
 
@@ -154,8 +164,8 @@ async function openMysql(): Promise<Stage> {
   await mysqlStore(admin, { table }).migrate();
   return {
     address: { backend: "mysql2", url, table },
-    connect: async ({ connections = 10, port } = {}) =>
-      connectMysql(withPort(url, port), table, connections),
+    connect: async (options = {}) =>
+      connectMysql(urlFor(url, options), table, options.connections ?? 10),
     skus: async () => {
       const [rows] = await admin.query<RowDataPacket[]>(
         `SELECT sku FROM ${table}_orders ORDER BY sku`,

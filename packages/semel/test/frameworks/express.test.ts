@@ -2,17 +2,127 @@
 
 import express5 from "express";
 import express4 from "express4";
-import { describe, test } from "vitest";
-import { frameworkCases, reasonToSkip } from "../../src/testing/framework-suite/index.ts";
+import { afterEach, describe, expect, test } from "vitest";
+import { Idempotency } from "../../src/engine/idempotency.ts";
+import { NotApplied } from "../../src/errors.ts";
+import { idempotent } from "../../src/frameworks/express.ts";
+import { memoryStore } from "../../src/stores/memory.ts";
+import {
+  field,
+  frameworkCases,
+  reasonToSkip,
+  type Served,
+  send,
+} from "../../src/testing/framework-suite/index.ts";
 import { expressHarness } from "./express-harness.ts";
+import { listen } from "./node-server.ts";
 
-const harnesses = [expressHarness("Express 5", express5), expressHarness("Express 4", express4)];
+const MAJORS = { "Express 5": express5, "Express 4": express4 };
 
-for (const harness of harnesses) {
-  describe(`semel/express with ${harness.name}`, () => {
+for (const [name, express] of Object.entries(MAJORS)) {
+  const harness = expressHarness(name, express);
+
+  describe(`semel/express with ${name}`, () => {
     for (const frameworkCase of frameworkCases) {
       if (reasonToSkip(frameworkCase, harness) !== undefined) continue;
       test(frameworkCase.name, () => frameworkCase.run(harness));
     }
+  });
+
+  describe(`semel/express in applications of ${name}`, () => {
+    let served: Served | undefined;
+    afterEach(() => served?.close());
+
+    /** Serves an application, and sends it a keyed request. */
+    async function serving(set: (app: express5.Express, guard: express5.Handler) => void) {
+      const app = express();
+      app.set("env", "test");
+      const idempotency = new Idempotency({ store: memoryStore(), onError: "hold" });
+      set(app, idempotent<express5.Request>(idempotency, { scope: "shared" }));
+      served = await listen(app);
+      const { port } = served;
+      return (path: string, key = "k", method = "POST") =>
+        send(port, { path, method, headers: { "idempotency-key": key } });
+    }
+
+    test("middleware for a whole router guards every route of it", async () => {
+      let runs = 0;
+      const post = await serving((app, guard) => {
+        const router = express.Router();
+        router.use(guard);
+        router.post("/a", (_, response) => response.json(++runs));
+        app.use("/v1", router);
+      });
+      expect((await post("/v1/a")).body.toString()).toBe("1");
+      expect((await post("/v1/a")).body.toString()).toBe("1");
+      expect((await post("/v1/missing", "other")).status).toBe(404);
+      expect(field(await post("/v1/missing", "other"), "idempotency-status")).toBe("replayed");
+    });
+
+    test("what a handler throws is heard without changing which routes there are", async () => {
+      let runs = 0;
+      const post = await serving((app, guard) => {
+        app.post("/a", guard, () => {
+          runs++;
+          throw new NotApplied();
+        });
+      });
+      for (let run = 1; run <= 3; run++) {
+        expect((await post("/a")).status).toBe(500);
+        expect(runs).toBe(run);
+      }
+      expect((await post("/a", "k", "GET")).status).toBe(404);
+      const options = await post("/a", "k", "OPTIONS");
+      expect(field(options, "allow")).toBe("POST");
+    });
+
+    test("an application's own error handler answers, and its verdict is stored", async () => {
+      let runs = 0;
+      const post = await serving((app, guard) => {
+        app.post("/a", guard, (_request, _response, next) => {
+          runs++;
+          next(Object.assign(new Error("no such account"), { status: 422 }));
+        });
+        app.use(((error, _request, response, _next) => {
+          response.status(error.status).json({ error: error.message });
+        }) as express5.ErrorRequestHandler);
+      });
+      const first = await post("/a");
+      expect(first.status).toBe(422);
+      expect(field(await post("/a"), "idempotency-status")).toBe("replayed");
+      expect(runs).toBe(1);
+    });
+
+    test("an error handler that ends a stream politely does not make it a result", async () => {
+      const post = await serving((app, guard) => {
+        app.post("/a", guard, (_request, response) => {
+          response.write("half");
+          throw new Error("broken");
+        });
+        app.use(((_error, _request, response, _next) => {
+          response.end("sorry");
+        }) as express5.ErrorRequestHandler);
+      });
+      await expect(post("/a")).rejects.toThrow();
+      expect(JSON.parse((await post("/a")).body.toString()).code).toBe("outcome-unknown");
+    });
+
+    test("several handlers of one route run once in all", async () => {
+      const seen: string[] = [];
+      const post = await serving((app, guard) => {
+        const note = (what: string): express5.Handler => {
+          return (_request, _response, next) => {
+            seen.push(what);
+            next();
+          };
+        };
+        app.post("/a", note("before"), guard, note("after"), (_, response) => {
+          response.send("done");
+        });
+      });
+      await post("/a");
+      await post("/a");
+      expect(seen).toEqual(["before", "after", "before"]);
+    });
   });
 }

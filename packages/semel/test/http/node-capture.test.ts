@@ -1,7 +1,6 @@
 // What handlers may do to a captured `node:http` response, beyond what the conformance suite of
 // frameworks asks of every adapter.
 
-import { once } from "node:events";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
@@ -20,10 +19,9 @@ import {
 import { faultyStore } from "../../src/testing/index.ts";
 import { listen } from "../frameworks/node-server.ts";
 
-let close: (() => Promise<void>)[] = [];
+const close: (() => Promise<void>)[] = [];
 afterEach(async () => {
-  for (const each of close) await each();
-  close = [];
+  for (const each of close.splice(0)) await each();
 });
 
 /** Serves one handler, and posts to it under one key. */
@@ -44,7 +42,10 @@ async function serving(
     },
   );
   const served = await listen((request, response) => void listener(request, response));
-  close.push(served.close);
+  close.push(() => {
+    served.server.closeAllConnections();
+    return served.close();
+  });
   const post = (body?: string) =>
     send(served.port, { path: "/", headers: { "idempotency-key": "k" }, body });
   return { ...served, post, errors, idempotency, runs: () => runs };
@@ -208,7 +209,7 @@ describe("writing", () => {
     expect(events).toEqual(["finish", "close"]);
   });
 
-  test("shows a head as sent only when it left, and takes its accessors back", async () => {
+  test("shows a head as sent only when it left, during and after the capture", async () => {
     const seen: boolean[] = [];
     let captured: ServerResponse | undefined;
     await twice((_, response) => {
@@ -220,7 +221,6 @@ describe("writing", () => {
       response.end();
     });
     expect(seen).toEqual([false, true]);
-    expect(Object.hasOwn(captured!, "headersSent")).toBe(false);
     expect(captured!.headersSent).toBe(true);
     expect(captured!.writableEnded).toBe(true);
   });
@@ -259,7 +259,7 @@ describe("clients that left", () => {
     return { ...server, client, response: begun! };
   }
 
-  const gone = (request: IncomingMessage) => once(request, "close").catch(() => {});
+  const gone = (request: IncomingMessage) => until(() => request.destroyed, "the departure");
 
   test("a handler is not told before it has ended, and then once", async () => {
     const events: string[] = [];
@@ -275,7 +275,9 @@ describe("clients that left", () => {
     await until(() => response.destroyed, "the announcement");
     const replay = await post("body");
     expect(replay.body.toString()).toBe("ab");
-    expect(events).toEqual(["destroyed: false", "ended", "written: undefined", "close"]);
+    await until(() => events.length === 4, "every event");
+    expect(events.slice(0, 2)).toEqual(["destroyed: false", "ended"]);
+    expect(events.slice(2).sort()).toEqual(["close", "written: undefined"]);
   });
 
   test("a pipeline whose source then fails ends as well, and is released", async () => {

@@ -13,7 +13,8 @@ const ALLOWED: Record<string, readonly string[]> = {
   stores: [".", "stores"],
   http: [".", "engine", "http"],
   frameworks: [".", "engine", "http"],
-  testing: [".", "engine", "stores", "testing"],
+  sql: [".", "sql"],
+  testing: [".", "engine", "http", "stores", "testing"],
 };
 
 const files = readdirSync(SRC, { recursive: true, encoding: "utf8" }).filter((file) =>

@@ -50,7 +50,7 @@ describe("packing", () => {
       fc.property(fc.array(fc.tuple(completedRecord, result), { minLength: 1 }), (items) => {
         const slab = new Slab(items.length * 10_000);
         for (const [record, bytes] of items) {
-          const packed = packer.pack(record, bytes.length);
+          const packed = packer.pack(record, record.updatedAt, bytes.length);
           slab.bytes.set(packed, slab.used);
           slab.bytes.set(bytes, slab.used + packed.length);
           slab.used += packed.length + bytes.length;
@@ -73,13 +73,14 @@ describe("packing", () => {
       ...record!,
       attempt: 1,
       crashes: 0,
-      updatedAt: record!.createdAt + 20,
       owner: "0f".repeat(16),
       fingerprint: `v1:${base64urlOf(new Uint8Array(32))}`,
       scope: "tenant-1",
       key: "4b8e1f6c-9d53-4c1e-8a77-0f2b6d9c3e41",
     };
-    expect(new Packer().pack(usual, 200).length).toBeLessThan(16 + 16 + 35 + 8 + 16 + 20);
+    expect(new Packer().pack(usual, usual.createdAt + 20, 200).length).toBeLessThan(
+      16 + 16 + 35 + 8 + 16 + 20,
+    );
   });
 });
 
@@ -154,7 +155,8 @@ describe("archive", () => {
   }
 
   function add(archive: Archive, number: number, result: Uint8Array, expiresAt: number): void {
-    archive.add(archive.pack(recordOf(number), result.length), result, expiresAt);
+    const record = recordOf(number);
+    archive.add(archive.pack(record, record.updatedAt, result.length), result, expiresAt);
   }
 
   test("is a map by id, a queue by expiry and a list by completion, however it is changed", () => {

@@ -1,63 +1,60 @@
-import { randomBytes } from "node:crypto";
-import pg from "pg";
-import postgres from "postgres";
 import { afterAll, beforeAll, describe, it } from "vitest";
-import { type PgPool, type PostgresJs, postgresStore } from "../../src/stores/postgres.ts";
-import { storeCases } from "../../src/testing/index.ts";
-import { postgresSource } from "../servers/postgres.ts";
-import { findServer } from "../servers/server.ts";
+import type { PostgresStore } from "../../src/stores/postgres.ts";
+import { type StoreCase, storeCases } from "../../src/testing/index.ts";
+import { startPgbouncer } from "../servers/pgbouncer.ts";
+import {
+  type Driver,
+  Fixture,
+  missing,
+  pgDriver,
+  postgresJsDriver,
+  url,
+} from "./postgres-fixture.ts";
 
-const server = await findServer(postgresSource);
-const url = "url" in server ? server.url : "";
-const reason = "reason" in server ? ` (skipped: ${server.reason})` : "";
+function conforms(
+  cases: readonly StoreCase[],
+  driver: Driver,
+  { at, prepare = false }: { at: string; prepare?: boolean },
+): void {
+  const fixture = new Fixture();
+  let store: PostgresStore;
+  let another: PostgresStore;
 
-interface Driver {
-  name: string;
-  open(): (PgPool | PostgresJs) & { end(): Promise<void> };
-  prepare: boolean;
-}
-
-const drivers: readonly Driver[] = [
-  { name: "pg", open: () => new pg.Pool({ connectionString: url, max: 4 }), prepare: false },
-  {
-    name: "postgres.js, prepared",
-    open: () => postgres(url, { max: 4, onnotice: () => {} }),
-    prepare: true,
-  },
-];
-
-describe.skipIf(reason !== "").each(drivers)(`postgresStore on $name${reason}`, (driver) => {
-  const table = `semel_${randomBytes(6).toString("hex")}`;
-  const records = `"${table}_records"`;
-  const admin = new pg.Pool({ connectionString: url, max: 1 });
-  const clients = [driver.open(), driver.open()] as const;
-  const [store, other] = clients.map((client) =>
-    postgresStore(client, { table, prepare: driver.prepare }),
-  ) as [ReturnType<typeof postgresStore>, ReturnType<typeof postgresStore>];
-
-  beforeAll(() => store.migrate());
-
-  afterAll(async () => {
-    await admin.query(`DROP TABLE ${records}, "${table}_schema"`);
-    await Promise.all([...clients, admin].map((client) => client.end()));
+  beforeAll(async () => {
+    const clients = [fixture.keep(driver.open(at)), fixture.keep(driver.open(at))] as const;
+    store = await fixture.store(clients[0], { prepare });
+    another = await fixture.store(clients[1], { prepare });
   });
 
-  for (const storeCase of storeCases) {
+  afterAll(() => fixture.close());
+
+  for (const storeCase of cases) {
     it(storeCase.name, async () => {
-      await admin.query(`TRUNCATE ${records}`);
-      await storeCase.run({
-        store,
-        elapse: async (ms) => {
-          const back = ["lease_until", "expires_at", "created_at", "updated_at"];
-          const moved = back.map((column) => `${column} = ${column} - ${ms} * interval '1 ms'`);
-          await admin.query(`UPDATE ${records} SET ${moved.join()}`);
-        },
-        another: async () => other,
-        damage: async (id, how) => {
-          const damage = how === "newer" ? "format = format + 1" : "state = 99";
-          await admin.query(`UPDATE ${records} SET ${damage} WHERE id = '${id}'`);
-        },
-      });
+      await fixture.admin.query(`TRUNCATE ${fixture.records}`);
+      await storeCase.run(fixture.harness(store, another));
     });
   }
+}
+
+describe.skipIf(missing)(`postgresStore on pg${missing}`, () => {
+  conforms(storeCases, pgDriver, { at: url });
+});
+
+describe.skipIf(missing)(`postgresStore on postgres.js, with prepared statements${missing}`, () => {
+  conforms(storeCases, postgresJsDriver, { at: url, prepare: true });
+});
+
+/** What a pooler could break: order, races, batches, and everything that is sent twice. */
+const pooled = storeCases.filter(({ name }) =>
+  /at once|one turn|one of them|SM-16|SM-5/.test(name),
+);
+const pooler = missing ? undefined : await startPgbouncer(url);
+const noPooler = missing || (pooler ? "" : " (skipped: pgbouncer is not installed)");
+
+describe.skipIf(noPooler)(`postgresStore behind a transaction pooler${noPooler}`, () => {
+  afterAll(() => pooler?.close());
+
+  describe.each([pgDriver, postgresJsDriver])("on $name", (driver) => {
+    conforms(pooled, driver, { at: pooler?.url ?? "" });
+  });
 });

@@ -1,7 +1,7 @@
 // What the tests of the Redis store share: clients of every kind, and power over stored records that
 // the contract does not give.
 
-import Redis, { Cluster } from "ioredis";
+import { Cluster, Redis } from "ioredis";
 import { createClient, createCluster } from "redis";
 import { recordId } from "../../src/key.ts";
 import type { AttemptToken, Claim, Ending, Store } from "../../src/store.ts";

@@ -14,6 +14,7 @@ import {
   answerTo,
   CRASH_POLICY_CODES,
   type RecordRow,
+  type SqlInteger,
   STATE_CODES,
   storedRecord,
 } from "../sql-record.ts";
@@ -28,12 +29,13 @@ type LockTimeout = string | null;
 
 export type Query = SqlExecutor["query"];
 
-/** A row of the `begin` statement. */
-interface BegunRow extends Omit<RecordRow, "id"> {
+/** A row of the `begin` statement: of the record, what an answer is made of. */
+interface BegunRow
+  extends Omit<RecordRow, "id" | "scope" | "key" | "created" | "updated" | "state"> {
   acquired: boolean;
   late: boolean;
-  /** Absent when the snapshot had no live record. */
-  id: string | null;
+  /** `null` when the snapshot had no live record. */
+  state: SqlInteger | null;
 }
 
 /** A begin as answered, or what remains to be done for its answer. */
@@ -188,8 +190,15 @@ function replyTo(claim: Claim, row: BegunRow): BeginReply {
     const probe = Number(row.policy) === CRASH_POLICY_CODES.probe && Number(row.crashes) > 0;
     return { kind: "acquired", attempt: Number(row.attempt), probe };
   }
-  if (row.id === null) return { kind: row.late ? "late" : "overtaken" };
-  const record = recordOf(row as RecordRow);
+  const { state, owner } = row;
+  if (state === null) return { kind: row.late ? "late" : "overtaken" };
+  const { id, scope, key } = claim;
+  const { fingerprint, format, attempt, crashes, policy, lease, reason } = row;
+  const { expires, finished, result } = row;
+  const record = storedRecord({
+    ...{ id, scope, key, fingerprint, format, state, attempt, crashes, policy, lease, reason },
+    ...{ expires, finished, result, owner: plainId(owner), created: 0, updated: 0 },
+  });
   if (isLarge(record) && record.fingerprint === claim.fingerprint) return { kind: "large" };
   const answer = answerTo(claim, record);
   if (answer !== undefined) return answer;

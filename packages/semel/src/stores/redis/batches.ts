@@ -41,6 +41,7 @@ export class RedisBatches {
   readonly #publish: string;
   readonly #wait: ReplicaWait | undefined;
   #isReady = false;
+  #preparing: Promise<void> | undefined;
 
   /** @param prepare is called before the first command, until it has succeeded once */
   constructor(
@@ -126,10 +127,7 @@ export class RedisBatches {
     args: readonly (string | Buffer)[],
   ): Promise<{ now: number; answers: unknown[]; isReplicated: boolean }> {
     try {
-      if (!this.#isReady) {
-        await this.#prepare();
-        this.#isReady = true;
-      }
+      if (!this.#isReady) await this.#getReady();
       const rest = [String(keys.length), ...keys, ...args];
       const { reply, replicas } = await this.#evaluate(script, keys[0]!, rest);
       const [now, ...answers] = reply as [number, ...unknown[]];
@@ -137,6 +135,17 @@ export class RedisBatches {
       return { now: Number(now), answers, isReplicated };
     } catch (error) {
       throw storeError(error, this.#connection);
+    }
+  }
+
+  /** Once it has succeeded; what failed is tried again by the next call. */
+  async #getReady(): Promise<void> {
+    this.#preparing ??= this.#prepare();
+    try {
+      await this.#preparing;
+      this.#isReady = true;
+    } finally {
+      this.#preparing = undefined;
     }
   }
 

@@ -20,7 +20,7 @@ import { CODES, FINISHED_SCORES, SCRIPTS, TIME_MAX } from "./scripts.ts";
 const PLACES_MAX = 10_000;
 /** So many records are read by one command. */
 const CHUNK = 200;
-/** So many places are walked at a time where all are counted. */
+/** So many places are walked at a time where many are looked at. */
 const STRIDE = 1_000;
 
 /**
@@ -67,9 +67,12 @@ export class RedisListing {
         ? { section: sections[0]!, from: START }
         : parseCursor(query.cursor);
     const records: StoredRecord[] = [];
+    let wanted = query.limit + 1;
     for (let seen = 0; seen < PLACES_MAX; ) {
       const ranges = rangesOf(section, query.state);
-      const { places, isLast } = await this.#places(ranges, from, query.limit + 1);
+      const { places, isLast } = await this.#places(ranges, from, wanted);
+      // Where few are wanted records, more are looked at in one go.
+      wanted = Math.min(4 * wanted, STRIDE);
       for (const { place, record, now } of await this.#read(places)) {
         if (record && isWanted(record, section, query, now)) {
           if (records.length === query.limit) return { records, cursor: cursorOf(section, from) };

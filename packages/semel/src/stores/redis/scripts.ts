@@ -292,7 +292,7 @@ const forget = script(
 local id, index = unpack('>c16I2', items, at)
 local text = look(KEYS[1])
 if state and state == RUNNING and text and not isLapsed(text) then return {now, text} end
-if type(text) == 'string' and byte(text, 1) > 1 then return {now, text} end
+if type(text) == 'string' and (byte(text, 1) or 0) > 1 then return {now, text} end
 redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[count + index], id)
 if ARGV[3] == '1' then redis.call('PUBLISH', KEYS[1], '') end

@@ -204,20 +204,21 @@ export const policyCases = [
     ),
   ),
 
-  frameworkCase(
-    'HTTP-12: onError "hold" holds after a passing answer, "store" stores it',
-    (harness) =>
-      withScene(
-        harness,
-        { http: (field) => ({ onError: "hold", scope: (it) => field(it, "x-tenant") ?? "a" }) },
-        async (scene) => {
-          scene.stage.settings.status = 503;
-          const first = await scene.post("status", { key: "k" });
-          assert.equal(first.status, 503);
-          assert.equal(field(first, "idempotency-status"), "unknown");
-          assertProblem(await scene.post("status", { key: "k" }), HELD);
-        },
-      ),
+  frameworkCase('HTTP-12: under onError "hold", an answer that is not stored is held', (harness) =>
+    withScene(harness, { http: () => ({ onError: "hold" }) }, async (scene) => {
+      scene.stage.settings.status = 503;
+      const first = await scene.post("status", { key: "k" });
+      assert.equal(first.status, 503);
+      assert.equal(field(first, "idempotency-status"), "unknown");
+      assertProblem(await scene.post("status", { key: "k" }), HELD);
+    }),
+  ),
+
+  storingCase(
+    'HTTP-12: under onError "store", whatever was answered is the result',
+    () => ({ onError: "store" }),
+    [200, 429, 500, 503],
+    [],
   ),
 
   frameworkCase("SM-12: a hold ends by what an administrator found out", (harness) =>
