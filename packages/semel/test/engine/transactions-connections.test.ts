@@ -1,8 +1,12 @@
 // Transactions whose connection is lost at the worst moments, or that lose to others: resolved by
 // looking for the record or doing it all again, never by guessing.
 
+import { once } from "node:events";
+import { createPool } from "mysql2/promise";
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Idempotency } from "../../src/engine/idempotency.ts";
+import { mysqlStore } from "../../src/stores/mysql.ts";
+import { startMysql } from "../servers/mysql.ts";
 import { type CuttingProxy, cuttingProxy } from "./cutting-proxy.ts";
 import { deferred, failure } from "./fixture.ts";
 import {
@@ -16,6 +20,21 @@ import {
 } from "./transaction-backends.ts";
 
 afterAll(closeServers);
+
+test("ST-11a: a MySQL server whose commits are not durable is reported", async (context) => {
+  const server = await startMysql(["--innodb-flush-log-at-trx-commit=2"]);
+  context.skip(server === undefined, "this machine has no binaries of MariaDB");
+  const pool = createPool({ uri: server!.url });
+  const warned = once(process, "warning");
+  await mysqlStore(pool).migrate();
+  const [warning] = await warned;
+  expect(warning).toMatchObject({
+    code: "SEMEL_MYSQL_NOT_DURABLE",
+    message: expect.stringContaining("innodb_flush_log_at_trx_commit"),
+  });
+  await pool.end();
+  await server!.close();
+});
 
 describe.each(serverBackends)("transaction() on $name", ({ name, reason, open }) => {
   const isMysql = name === mysqlBackend.name;

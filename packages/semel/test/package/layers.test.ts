@@ -13,7 +13,7 @@ const ALLOWED: Record<string, readonly string[]> = {
   stores: [".", "stores"],
   http: [".", "engine", "http"],
   frameworks: [".", "engine", "http"],
-  sql: [".", "sql"],
+  sql: [".", "sql", "stores"],
   testing: [".", "engine", "http", "stores", "testing"],
 };
 

@@ -38,7 +38,7 @@ type First<Work> = Work extends (first: infer Transaction, ...rest: never[]) => 
 
 /** As the client that Prisma generates declares it for interactive transactions. */
 interface PrismaTransactionClient {
-  $executeRawUnsafe<T = unknown>(query: string, ...values: unknown[]): PrismaPromise<number>;
+  $executeRawUnsafe(query: string, ...values: unknown[]): PrismaPromise<number>;
   $queryRawUnsafe<T = unknown>(query: string, ...values: unknown[]): PrismaPromise<T>;
 }
 

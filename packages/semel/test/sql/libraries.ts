@@ -289,13 +289,12 @@ function openKnex(stage: Stage, client: "pg" | "mysql2"): OpenLibrary {
 /** As those set it who want names in camel case; Knex shows it raw answers too. */
 function inCamelCase(answer: unknown): unknown {
   if (Array.isArray(answer)) return answer.map(inCamelCase);
-  const { rows } = (answer ?? {}) as { rows?: unknown[] };
-  if (rows !== undefined) return Object.assign(answer as object, { rows: inCamelCase(rows) });
+  if (typeof answer !== "object" || answer === null) return answer;
+  const { rows } = answer as { rows?: unknown[] };
+  if (rows !== undefined) return Object.assign(answer, { rows: inCamelCase(rows) });
   if (Object.getPrototypeOf(answer) !== Object.prototype) return answer;
   const camel = (name: string) => name.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase());
-  return Object.fromEntries(
-    Object.entries(answer as object).map(([name, value]) => [camel(name), value]),
-  );
+  return Object.fromEntries(Object.entries(answer).map(([name, value]) => [camel(name), value]));
 }
 
 async function openMikroOrm(stage: Stage): Promise<OpenLibrary> {

@@ -8,25 +8,26 @@ import type { Claim, Store } from "../../src/store.ts";
 import { connectionOf, type RedisClient } from "../../src/stores/redis/clients.ts";
 import { Keyspace } from "../../src/stores/redis/keyspace.ts";
 import { type RedisStoreOptions, redisStore } from "../../src/stores/redis.ts";
-import { redisBinariesMissing, startRedis } from "../servers/redis.ts";
-import type { PrivateServer } from "../servers/server.ts";
+import { redisBinariesMissing } from "../servers/redis.ts";
 import { titled } from "./redis-conformance.ts";
 import {
   acquire,
+  type ClientKind,
   claimOf,
   complete,
   completion,
   DAY_MS,
+  DURABLE,
   elapse,
   ioredisKind,
   newPrefix,
   nodeRedisKind,
-  type OpenClient,
+  RedisStage,
+  send,
 } from "./redis-fixture.ts";
 
 const missing = await redisBinariesMissing();
 const RACE = fileURLToPath(new URL("redis-race.mjs", import.meta.url));
-const DURABLE = ["--appendonly", "yes"];
 
 /** A client of the user's that counts what it is asked for. */
 function counting(client: RedisClient) {
@@ -46,55 +47,13 @@ function counting(client: RedisClient) {
 }
 
 describe.skipIf(missing)(titled("redisStore", missing), () => {
-  let server: PrivateServer;
-  let opened: OpenClient[] = [];
-  const others: PrivateServer[] = [];
+  const stage = new RedisStage(DURABLE);
+  const open = (kind?: ClientKind) => stage.open(kind);
+  const fresh = (options?: RedisStoreOptions, kind?: ClientKind) => stage.fresh(options, kind);
 
-  beforeAll(async () => {
-    server = (await startRedis(DURABLE))!;
-  });
-
-  afterEach(async () => {
-    for (const { close } of opened) await close();
-    opened = [];
-    for (const other of others.splice(0)) await other.close();
-  });
-
-  afterAll(async () => {
-    await server?.close();
-  });
-
-  async function open(kind = ioredisKind, port = server.port): Promise<RedisClient> {
-    const client = await kind.open([port]);
-    opened.push(client);
-    return client.client;
-  }
-
-  async function start(...args: string[]): Promise<PrivateServer> {
-    const other = (await startRedis(args))!;
-    others.push(other);
-    return other;
-  }
-
-  async function fresh(options: RedisStoreOptions = {}, kind = ioredisKind) {
-    const client = await open(kind);
-    const prefix = newPrefix();
-    return { client, prefix, store: redisStore(client, { prefix, ...options }) };
-  }
-
-  const send = (client: RedisClient, ...command: string[]) =>
-    connectionOf(client).send(command[1] ?? "", command as [string, ...string[]]);
-
-  /** What the process is warned of while something runs. */
-  async function warnings(run: () => Promise<unknown>): Promise<string[]> {
-    const codes: string[] = [];
-    const listener = (warning: Error & { code?: string }) => codes.push(warning.code ?? "");
-    process.on("warning", listener);
-    await run();
-    await new Promise(setImmediate);
-    process.off("warning", listener);
-    return codes.filter((code) => code.startsWith("SEMEL"));
-  }
+  beforeAll(() => stage.start());
+  afterEach(() => stage.clear());
+  afterAll(() => stage.close());
 
   describe("as it is set up", () => {
     it("does no I/O before it is asked", async () => {
@@ -123,8 +82,8 @@ describe.skipIf(missing)(titled("redisStore", missing), () => {
     });
 
     it("keeps stores of different prefixes apart, whatever client prefixes they have", async () => {
-      const prefixed = new Redis({ port: server.port, keyPrefix: `app-${newPrefix()}` });
-      opened.push({ client: prefixed, close: async () => prefixed.disconnect() });
+      const prefixed = new Redis({ port: stage.port, keyPrefix: `app-${newPrefix()}` });
+      stage.keep({ client: prefixed, close: async () => prefixed.disconnect() });
       const client = await open();
       const prefix = newPrefix();
       const stores = [
@@ -209,144 +168,6 @@ describe.skipIf(missing)(titled("redisStore", missing), () => {
     });
   });
 
-  describe("when the server cannot be relied on", () => {
-    it("refuses a server that may evict records, and says what to set", async () => {
-      const evicting = await start("--maxmemory", "50mb", "--maxmemory-policy", "volatile-lru");
-      const client = await open(ioredisKind, evicting.port);
-      const store = redisStore(client);
-      const refusal = {
-        code: "store-unusable",
-        message: expect.stringMatching(/volatile-lru.*noeviction/),
-      };
-      await expect(store.begin(claimOf("k"))).rejects.toMatchObject(refusal);
-      await expect(store.stats()).rejects.toMatchObject(refusal);
-      await send(client, "config", "set", "maxmemory-policy", "noeviction");
-      await acquire(store, claimOf("k"));
-    });
-
-    it("only warns of eviction when told so, and of a server that keeps nothing on disk", async () => {
-      const evicting = await start("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru");
-      const store = redisStore(await open(ioredisKind, evicting.port), { evictionPolicy: "warn" });
-      const codes = await warnings(async () => {
-        await acquire(store, claimOf("a"));
-        await acquire(store, claimOf("b"));
-      });
-      expect(codes).toEqual(["SEMEL_REDIS_EVICTION", "SEMEL_REDIS_NOT_DURABLE"]);
-    });
-
-    it("does not warn of a server that keeps what it is given", async () => {
-      const { store } = await fresh();
-      expect(await warnings(() => acquire(store, claimOf("k")))).toEqual([]);
-    });
-
-    it("does not refuse a policy that does nothing for want of a limit", async () => {
-      const unlimited = await start("--maxmemory-policy", "allkeys-lru", ...DURABLE);
-      await acquire(redisStore(await open(ioredisKind, unlimited.port)), claimOf("k"));
-    });
-
-    it.each([ioredisKind, nodeRedisKind])(
-      "says that it is full, by $name, and still replays",
-      async (kind) => {
-        const small = await start("--maxmemory", "6mb", ...DURABLE);
-        const client = await open(kind, small.port);
-        const store = redisStore(client);
-        await complete(store, claimOf("done"));
-        const token = await acquire(store, claimOf("large"));
-        await send(client, "config", "set", "maxmemory", "1mb");
-        const answers = await Promise.allSettled([
-          store.begin(claimOf("done")),
-          store.begin(claimOf("new")),
-          store.begin(claimOf("another")),
-          store.settle(completion(token, new Uint8Array(500_000))),
-        ]);
-        const full = { reason: { code: "store-full", cause: expect.anything() } };
-        expect(answers).toMatchObject([{ value: { kind: "done" } }, full, full, full]);
-        await send(client, "config", "set", "maxmemory", "100mb");
-        expect(await store.settle(completion(token))).toEqual({ kind: "settled" });
-        await acquire(store, claimOf("new"));
-      },
-    );
-
-    it("says that a server is a replica, which replays and runs nothing", async () => {
-      const { store, prefix } = await fresh();
-      await complete(store, claimOf("done"));
-      const replica = await start(...DURABLE);
-      const client = await open(ioredisKind, replica.port);
-      await send(client, "replicaof", "127.0.0.1", String(server.port));
-      const reader = redisStore(client, { prefix });
-      await expect.poll(() => reader.read(claimOf("done").id), { timeout: 20_000 }).toBeDefined();
-      expect(await reader.begin(claimOf("done"))).toMatchObject({ kind: "done" });
-      await expect(reader.begin(claimOf("new"))).rejects.toMatchObject({
-        code: "store-unavailable",
-        message: expect.stringMatching(/replica.*primary/),
-      });
-    });
-
-    it.each([ioredisKind, nodeRedisKind])("says that $name was closed", async (kind) => {
-      const client = await kind.open([server.port]);
-      const store = redisStore(client.client, { prefix: newPrefix() });
-      await acquire(store, claimOf("k"));
-      await client.close();
-      const closed = {
-        code: "store-unusable",
-        message: expect.stringMatching(/closed/),
-        cause: expect.anything(),
-      };
-      await expect(store.begin(claimOf("k"))).rejects.toMatchObject(closed);
-      await expect(store.stats()).rejects.toMatchObject(closed);
-    });
-
-    it("says that a client of redis never connected", async () => {
-      const client = createClient({ socket: { port: server.port } });
-      await expect(redisStore(client).begin(claimOf("k"))).rejects.toMatchObject({
-        code: "store-unusable",
-        message: expect.stringMatching(/never connected/),
-      });
-    });
-
-    it("is unavailable at once while the server is away, and serves when it is back", async () => {
-      const own = await start(...DURABLE, "--appendfsync", "always");
-      const client = new Redis({
-        port: own.port,
-        enableOfflineQueue: false,
-        autoResendUnfulfilledCommands: false,
-        retryStrategy: () => 20,
-      }).on("error", () => {});
-      opened.push({ client, close: async () => client.disconnect() });
-      const store = redisStore(client);
-      await once(client, "ready");
-      await complete(store, claimOf("k"));
-      await own.kill();
-      await expect(store.begin(claimOf("k"))).rejects.toMatchObject({ code: "store-unavailable" });
-      await own.start();
-      if (client.status !== "ready") await once(client, "ready");
-      expect(await store.begin(claimOf("k"))).toMatchObject({ kind: "done" });
-    });
-
-    it("names what an ACL has to allow", async () => {
-      const client = await open();
-      await send(client, "acl", "setuser", "poor", "on", ">secret", "~*", "+@all", "-evalsha");
-      const poor = new Redis({ port: server.port, username: "poor", password: "secret" });
-      opened.push({ client: poor, close: async () => poor.disconnect() });
-      await expect(redisStore(poor).begin(claimOf("k"))).rejects.toMatchObject({
-        code: "store-unusable",
-        message: expect.stringMatching(/EVALSHA/),
-      });
-    });
-
-    it("asks for the password that is missing", async () => {
-      const locked = await start();
-      await send(await open(ioredisKind, locked.port), "config", "set", "requirepass", "secret");
-      // Otherwise its own first look at the server is refused, and it tries for ever.
-      const client = new Redis({ port: locked.port, enableReadyCheck: false });
-      opened.push({ client, close: async () => client.disconnect() });
-      await expect(redisStore(client).begin(claimOf("k"))).rejects.toMatchObject({
-        code: "store-unusable",
-        message: expect.stringMatching(/password/),
-      });
-    });
-  });
-
   describe("as it keeps records", () => {
     const keyOf = (prefix: string, { id }: Claim) => new Keyspace(prefix).record(id);
 
@@ -405,6 +226,19 @@ describe.skipIf(missing)(titled("redisStore", missing), () => {
       expect(await ttl(rerun)).toBeGreaterThan(DAY_MS);
     });
 
+    it("SM-15: forgets what Redis has not yet removed, for whatever reason", async () => {
+      const { client, store, prefix } = await fresh();
+      const claim = claimOf("k");
+      await complete(store, claim);
+      const key = keyOf(prefix, claim);
+      await send(client, "persist", key);
+      const past = Buffer.of(0, 0, 0, 0, 0, 1);
+      await connectionOf(client).send(key, ["setrange", key, "37", past]);
+      expect(await store.read(claim.id)).toBeUndefined();
+      expect(await store.delete(claim.id)).toEqual({ kind: "absent" });
+      expect(await store.begin(claimOf("k"))).toMatchObject({ kind: "acquired", attempt: 1 });
+    });
+
     it("SM-19: counts time by the server's clock, to the millisecond", async () => {
       const { client, store } = await fresh();
       const now = async () => {
@@ -418,6 +252,22 @@ describe.skipIf(missing)(titled("redisStore", missing), () => {
       expect(record?.createdAt).toBeGreaterThanOrEqual(before);
       expect(record?.createdAt).toBeLessThanOrEqual(await now());
     });
+
+    it.each([1.5, Number.NaN, -1, 2 ** 50, Number.POSITIVE_INFINITY])(
+      "refuses a time of %d ms, which fails alone",
+      async (ms) => {
+        const { store } = await fresh();
+        const token = await acquire(store, claimOf("k"));
+        const [good, ...refused] = await Promise.allSettled([
+          store.settle(completion(token)),
+          store.begin(claimOf("lease", { leaseMs: ms })),
+          store.begin(claimOf("lapsed", { lapsedRetentionMs: ms })),
+          store.settle({ ...completion(token), retentionMs: ms }),
+        ]);
+        expect(good).toMatchObject({ value: { kind: "settled" } });
+        for (const call of refused) expect(call).toMatchObject({ reason: expect.any(RangeError) });
+      },
+    );
 
     it("keeps what a century of retention asks for", async () => {
       const { store } = await fresh();
@@ -476,12 +326,12 @@ describe.skipIf(missing)(titled("redisStore", missing), () => {
 
   describe("as it wakes those who wait (EN-3)", () => {
     it.each([
-      ["ioredis", () => new Redis({ port: server.port })],
-      ["redis", () => createClient({ socket: { port: server.port } })],
+      ["ioredis", () => new Redis({ port: stage.port })],
+      ["redis", () => createClient({ socket: { port: stage.port } })],
     ])("hears by %s of every end of an operation, and of no other", async (_name, make) => {
       const subscriber = make();
       if ("connect" in subscriber && !("callBuffer" in subscriber)) await subscriber.connect();
-      opened.push({
+      stage.keep({
         client: subscriber,
         close: async () => {
           if ("destroy" in subscriber) subscriber.destroy();
@@ -521,7 +371,7 @@ describe.skipIf(missing)(titled("redisStore", missing), () => {
 
   it("gives each key to one of a hundred callers in four processes", async () => {
     const prefix = newPrefix();
-    const children = Array.from({ length: 4 }, () => fork(RACE, [server.url, prefix]));
+    const children = Array.from({ length: 4 }, () => fork(RACE, [stage.url, prefix]));
     try {
       await Promise.all(children.map((child) => once(child, "message")));
       for (let round = 0; round < 5; round++) {

@@ -1,6 +1,6 @@
 // The conformance suite on one kind of client, each case with an empty prefix of its own.
 
-import { afterAll, beforeAll, it } from "vitest";
+import { afterAll, beforeAll, it, vi } from "vitest";
 import { storeCases } from "../../src/testing/index.ts";
 import { type ClientKind, harnessOf, type OpenClient } from "./redis-fixture.ts";
 
@@ -13,11 +13,14 @@ export function conformance(kind: ClientKind, ports: () => readonly number[]): v
   let clients: OpenClient[];
 
   beforeAll(async () => {
+    // A server for tests keeps nothing on disk, of which every store would warn.
+    vi.spyOn(process, "emitWarning").mockImplementation(() => {});
     clients = await Promise.all([kind.open(ports()), kind.open(ports())]);
   });
 
   afterAll(async () => {
     for (const { close } of clients) await close();
+    vi.restoreAllMocks();
   });
 
   for (const storeCase of storeCases) {

@@ -7,10 +7,11 @@ import { recordId } from "../../src/key.ts";
 import type { AttemptToken, Claim, Ending, Store } from "../../src/store.ts";
 import { connectionOf, type RedisClient } from "../../src/stores/redis/clients.ts";
 import { Keyspace } from "../../src/stores/redis/keyspace.ts";
-import { SCRIPTS } from "../../src/stores/redis/scripts.ts";
 import { type RedisStoreOptions, redisStore } from "../../src/stores/redis.ts";
 import { newOwner } from "../../src/testing/claims.ts";
 import type { StoreHarness } from "../../src/testing/index.ts";
+import { startRedis } from "../servers/redis.ts";
+import type { PrivateServer } from "../servers/server.ts";
 
 export const DAY_MS = 86_400_000;
 
@@ -208,5 +209,65 @@ export async function complete(store: Store, claim: Claim): Promise<void> {
   if (kind !== "settled") throw new Error(`not settled, but ${kind}`);
 }
 
-/** The digests and sources of all scripts, as a server might be asked about them. */
-export const scripts = Object.values(SCRIPTS);
+export function send(client: RedisClient, ...command: [string, ...string[]]): Promise<unknown> {
+  return connectionOf(client).send(command[1] ?? "", command);
+}
+
+/** Options of a server that warns of nothing. */
+export const DURABLE = ["--appendonly", "yes"];
+
+/** A private server for the tests of a file, and what each of them opens besides. */
+export class RedisStage {
+  readonly #args: readonly string[];
+  #server: PrivateServer | undefined;
+  #opened: OpenClient[] = [];
+  #others: PrivateServer[] = [];
+
+  constructor(args: readonly string[]) {
+    this.#args = args;
+  }
+
+  get port(): number {
+    return this.#server!.port;
+  }
+
+  get url(): string {
+    return this.#server!.url;
+  }
+
+  async start(): Promise<void> {
+    this.#server = await startRedis(this.#args);
+  }
+
+  async startOther(...args: string[]): Promise<PrivateServer> {
+    const server = (await startRedis(args))!;
+    this.#others.push(server);
+    return server;
+  }
+
+  /** Closed after the test. */
+  keep(client: OpenClient): void {
+    this.#opened.push(client);
+  }
+
+  async open(kind = ioredisKind, port = this.port): Promise<RedisClient> {
+    const client = await kind.open([port]);
+    this.keep(client);
+    return client.client;
+  }
+
+  async fresh(options: RedisStoreOptions = {}, kind = ioredisKind) {
+    const client = await this.open(kind);
+    const prefix = newPrefix();
+    return { client, prefix, store: redisStore(client, { prefix, ...options }) };
+  }
+
+  async clear(): Promise<void> {
+    for (const { close } of this.#opened.splice(0)) await close();
+    for (const server of this.#others.splice(0)) await server.close();
+  }
+
+  async close(): Promise<void> {
+    await this.#server?.close();
+  }
+}

@@ -4,6 +4,7 @@
 
 import { InvalidOption } from "../../errors.ts";
 import type {
+  AttemptToken,
   CrashPolicy,
   Ending,
   RecordId,
@@ -33,9 +34,6 @@ const LAPSED_HELD = `(${LAPSED} AND r.on_crash <> ${RERUN})`;
  * expiry, which means the same in every format.
  */
 const WRITABLE = `r.format = ${RECORD_FORMAT} AND ${LIVE}`;
-/** SM-17. */
-const OWNED = `r.attempt = item.attempt AND r.owner = item.owner AND r.state = ${RUNNING} AND ${WRITABLE}`;
-
 /** Read by `recordRow()`. Whether there is a result costs nothing; to read it may. */
 const COLUMNS = `LOWER(HEX(r.id)) AS id, r.scope, r.\`key\`, r.fingerprint, r.format, r.state, r.attempt,
   r.crashes, LOWER(HEX(r.owner)) AS owner, r.on_crash AS policy, r.lease_until - ${NOW} AS lease,
@@ -114,16 +112,20 @@ export function statementsFor(tables: MysqlTables) {
 
     /** SM-8 to SM-10. The receipt tells afterwards which of many this very statement wrote. */
     settle: (endings: readonly Ending[], receipt: number) =>
-      `UPDATE ${table(endings.map(endingItem))} STRAIGHT_JOIN ${records} AS r ON r.id = item.id
-      SET r.state = item.target, r.result = item.result, r.reason = item.reason, r.lease_until = NULL,
-        r.updated_at = ${NOW}, r.expires_at = ${NOW} + item.life, r.receipt = ${integer(receipt)}
-      WHERE ${OWNED}`,
+      `UPDATE ${records} AS r FORCE INDEX (PRIMARY)
+      SET r.result = ${each(endings, (ending) => bytes(resultOf(ending)))},
+        r.reason = ${each(endings, (ending) => text(ending.kind === "hold" ? ending.reason : null))},
+        r.state = ${each(endings, ({ kind }) => ENDING_STATES[kind])}, r.lease_until = NULL,
+        r.updated_at = ${NOW}, r.receipt = ${integer(receipt)},
+        r.expires_at = ${NOW} + ${each(endings, ({ retentionMs }) => integer(retentionMs))}
+      WHERE ${areOwned(endings)}`,
 
     /** SM-11. */
     renew: (renewals: readonly Renewal[]) =>
-      `UPDATE ${table(renewals.map(renewalItem))} STRAIGHT_JOIN ${records} AS r ON r.id = item.id
-      SET r.lease_until = ${NOW} + item.lease, r.expires_at = ${NOW} + item.life
-      WHERE ${OWNED}`,
+      `UPDATE ${records} AS r FORCE INDEX (PRIMARY)
+      SET r.lease_until = ${NOW} + ${each(renewals, ({ leaseMs }) => integer(leaseMs))},
+        r.expires_at = ${NOW} + ${each(renewals, (renewal) => integer(lifeMs(renewal)))}
+      WHERE ${areOwned(renewals)}`,
 
     /** EN-5: the claim and its completion, where a record stands in the way that gives way. */
     completeOver: (record: NewRecord, attemptsMax: number) =>
@@ -262,32 +264,41 @@ function transitionItem(transition: Transition): Item {
 
 const ENDING_STATES = { complete: COMPLETED, release: OPEN, hold: HELD } as const;
 
-function endingItem(ending: Ending): Item {
-  return {
-    id: hexadecimal(ending.id),
-    attempt: integer(ending.attempt),
-    owner: hexadecimal(ending.owner),
-    target: ENDING_STATES[ending.kind],
-    result: bytes(ending.kind === "complete" ? ending.result : null),
-    reason: text(ending.kind === "hold" ? ending.reason : null),
-    life: integer(ending.retentionMs),
-  };
+function resultOf(ending: Ending): Uint8Array | null {
+  return ending.kind === "complete" ? ending.result : null;
 }
 
-function renewalItem({ id, attempt, owner, leaseMs, lapsedRetentionMs }: Renewal): Item {
-  return {
-    id: hexadecimal(id),
-    attempt: integer(attempt),
-    owner: hexadecimal(owner),
-    lease: integer(leaseMs),
-    life: integer(lapsedRetentionMs === null ? null : leaseMs + lapsedRetentionMs),
-  };
+function lifeMs({ leaseMs, lapsedRetentionMs }: Renewal): number | null {
+  return lapsedRetentionMs === null ? null : leaseMs + lapsedRetentionMs;
+}
+
+/** SM-17, for each by itself. */
+function areOwned(tokens: readonly AttemptToken[]): string {
+  const owned = tokens.map(
+    ({ id, attempt, owner }) => `(${hexadecimal(id)}, ${integer(attempt)}, ${hexadecimal(owner)})`,
+  );
+  return `r.id IN (${tokens.map(({ id }) => hexadecimal(id))}) AND (r.id, r.attempt, r.owner) IN (${owned})
+        AND r.state = ${RUNNING} AND ${WRITABLE}`;
+}
+
+/** A value that each record has for itself, or all have in common. */
+function each<Item extends { id: RecordId }>(
+  items: readonly Item[],
+  literalOf: (item: Item) => string | number,
+): string {
+  const literals = items.map((item) => String(literalOf(item)));
+  if (literals.every((literal) => literal === literals[0])) return literals[0]!;
+  const cases = items.map(({ id }, n) => `WHEN ${hexadecimal(id)} THEN ${literals[n]}`);
+  return `CASE r.id ${cases.join(" ")} END`;
 }
 
 /** Literals by the names of their columns. */
 type Item = Record<string, string | number>;
 
-/** A batch as a table, in its order: every version of every server can read this form. */
+/**
+ * A batch as a table, in its order: every version of every server can read this form. For short
+ * values only: MariaDB keeps the last 16 bits of the length of what stands in one of several rows.
+ */
 function table(items: readonly Item[]): string {
   const [first, ...others] = items;
   const named = Object.entries(first!).map(([column, value]) => `${value} AS ${column}`);

@@ -96,8 +96,6 @@ export interface PostgresClient {
   /** Runs statements without parameters as one transaction. */
   script(sql: string): Promise<void>;
   transaction<Answer>(
-    /** What every transaction starts with. */
-    prelude: string,
     work: (transaction: unknown, executor: SqlExecutor) => Promise<Answer>,
   ): Promise<Answer>;
   /** Receives notifications until the function that it gives is called. */
@@ -142,7 +140,6 @@ class PgClient implements PostgresClient {
   }
 
   async transaction<Answer>(
-    prelude: string,
     work: (transaction: unknown, executor: SqlExecutor) => Promise<Answer>,
   ): Promise<Answer> {
     const client = await this.#pool.connect();
@@ -154,7 +151,7 @@ class PgClient implements PostgresClient {
     // does not listen.
     client.on("error", onError);
     try {
-      await client.query(`BEGIN; ${prelude}`);
+      await client.query("BEGIN");
       const executor: SqlExecutor = {
         dialect: "postgres",
         query: async (sql, parameters) =>
@@ -245,7 +242,6 @@ class PostgresJsClient implements PostgresClient {
   }
 
   async transaction<Answer>(
-    prelude: string,
     work: (transaction: unknown, executor: SqlExecutor) => Promise<Answer>,
   ): Promise<Answer> {
     const answer = await this.#sql.begin(async (transaction) => {
@@ -253,12 +249,6 @@ class PostgresJsClient implements PostgresClient {
         dialect: "postgres",
         query: (sql, parameters) => this.#queryOn(transaction, sql, parameters),
       };
-      // Not awaited: it leaves together with what the work asks first, and should it fail, the
-      // transaction does.
-      void transaction.unsafe(prelude).then(
-        () => {},
-        () => {},
-      );
       // In an object, because postgres.js takes an array for a list of queries.
       return { answer: await work(transaction, executor) };
     });

@@ -53,9 +53,6 @@ const resultOf = (isAlone: string) =>
  */
 const DURABLE = `CASE WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')
   THEN set_config('synchronous_commit', 'on', true) END`;
-/** The first statement of a transaction of the store's own. */
-export const PRELUDE = `SELECT ${DURABLE}`;
-
 /** What holds for the transaction of a write. Its rows are made from this, so that it comes first. */
 const SESSION = `session AS (SELECT ${DURABLE})`;
 /**
@@ -343,7 +340,7 @@ function isIn(state: RecordState | undefined): string {
     case "running":
       return `r.state = ${RUNNING} AND NOT ${LAPSED_HELD}`;
     case "held":
-      return `(r.state = ${HELD} OR ${LAPSED_HELD})`;
+      return `r.state IN (${RUNNING}, ${HELD}) AND (r.state = ${HELD} OR ${LAPSED_HELD})`;
     default:
       return `r.state = ${STATE_CODES[state]}`;
   }

@@ -10,7 +10,7 @@ import {
 } from "./claims.ts";
 import type { PostgresClient } from "./client.ts";
 import { isRetryable, storeError } from "./errors.ts";
-import { type PostgresStatements, PRELUDE } from "./statements.ts";
+import type { PostgresStatements } from "./statements.ts";
 
 /**
  * @param ready rejects when the tables are not those of this version; asks through the caller's own
@@ -36,7 +36,9 @@ export function transactionsOf(
   return {
     concurrencyMax: Math.max(1, connectionsMax - 1),
 
-    run: (work) => client.transaction(PRELUDE, work),
+    // No setting comes before the work, so that it may choose its isolation; what carries the claim
+    // sees to durability (ST-11a).
+    run: (work) => client.transaction(work),
 
     isRetryable,
 

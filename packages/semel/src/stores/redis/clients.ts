@@ -43,7 +43,7 @@ export interface RedisConnection {
   readonly isClosed: boolean;
   /** Asks the primary that has this key. */
   send(key: string, command: RedisCommand): Promise<unknown>;
-  /** Asks every primary. */
+  /** Asks every primary; of a cluster, those that answer, if there is one. */
   sendToAll(command: RedisCommand): Promise<unknown[]>;
 }
 
@@ -93,7 +93,7 @@ function ioredisCluster(client: IoredisCluster): RedisConnection {
     async sendToAll([name, ...args]) {
       // Its nodes are known once it has connected, as it does for any command.
       if (client.nodes("master").length === 0) await client.callBuffer("ping");
-      return Promise.all(client.nodes("master").map((node) => node.callBuffer(name, ...args)));
+      return fulfilled(client.nodes("master").map((node) => node.callBuffer(name, ...args)));
     },
   };
 }
@@ -120,9 +120,19 @@ function nodeRedisCluster(client: NodeRedisCluster): RedisConnection {
     },
     send: (key, command) => client.sendCommand(key, false, [...command], AS_BYTES),
     async sendToAll(command) {
-      const nodes = client.masters.map((master) => client.nodeClient(master as never));
-      const clients = await Promise.all(nodes);
-      return Promise.all(clients.map((node) => node.sendCommand([...command], AS_BYTES)));
+      const ask = async (master: unknown) => {
+        const node = await client.nodeClient(master as never);
+        return node.sendCommand([...command], AS_BYTES);
+      };
+      return fulfilled(client.masters.map(ask));
     },
   };
+}
+
+/** A node that is down is none of the others' concern. */
+async function fulfilled(calls: readonly Promise<unknown>[]): Promise<unknown[]> {
+  const settled = await Promise.allSettled(calls);
+  const answers = settled.filter((call) => call.status === "fulfilled").map(({ value }) => value);
+  if (answers.length === 0) await Promise.all(calls);
+  return answers;
 }

@@ -65,6 +65,12 @@ export function storeError(error: unknown, connection: RedisConnection): SemelEr
       );
   }
   if (/can't (run|access)|unknown command/i.test(message)) return forbidden(message, options);
+  if (message.includes("user_script")) {
+    return new StoreUnusable(
+      `Redis cannot run the store's scripts (${message}); it must be Redis 6.2 or newer, or Valkey`,
+      options,
+    );
+  }
   if (connection.isClosed) {
     return new StoreUnusable(
       "The Redis client is not connected: it was closed, gave up reconnecting, or never connected; connect it, and keep it open until `idempotency.close()` has resolved",

@@ -35,20 +35,29 @@ const CRASH_POLICIES: readonly CrashPolicy[] = ["hold", "rerun", "probe"];
 
 const NAMES_AT = 48;
 const LEASE_BYTES = 6;
+/** Two of them from today stay within what an index counts to. */
+const LENGTH_MS_MAX = 2 ** 43;
 const HEXADECIMAL = /^[0-9a-f]{32}$/;
+
+/** What items of all kinds are made of. */
+interface Packable {
+  id: string;
+  owner?: string;
+  fingerprint?: string;
+  scope?: string;
+  key?: string;
+  leaseMs?: number;
+  retentionMs?: number | null;
+  lapsedRetentionMs?: number | null;
+  heldRetentionMs?: number | null;
+}
 
 /**
  * Refuses what has no place in the binary form, so that it fails alone and not with its batch.
  *
  * @throws {RangeError}
  */
-export function assertPackable(item: {
-  id: string;
-  owner?: string;
-  fingerprint?: string;
-  scope?: string;
-  key?: string;
-}): void {
+export function assertPackable(item: Packable): void {
   const { id, owner = id, fingerprint = "", scope = "", key = "" } = item;
   if (!HEXADECIMAL.test(id)) throw new RangeError("`id` must be 32 hexadecimal digits");
   if (!HEXADECIMAL.test(owner)) throw new RangeError("`owner` must be 32 hexadecimal digits");
@@ -58,6 +67,12 @@ export function assertPackable(item: {
   if (Buffer.byteLength(scope) > 65_535)
     throw new RangeError("`scope` is longer than 65,535 bytes");
   if (Buffer.byteLength(key) > 65_535) throw new RangeError("`key` is longer than 65,535 bytes");
+  for (const name of ["leaseMs", "retentionMs", "lapsedRetentionMs", "heldRetentionMs"] as const) {
+    const ms = item[name] ?? 0;
+    if (!Number.isInteger(ms) || ms < 0 || ms > LENGTH_MS_MAX) {
+      throw new RangeError(`\`${name}\` must be whole milliseconds up to ${LENGTH_MS_MAX}`);
+    }
+  }
 }
 
 /** A number for each item: which index, of those passed with its batch, its record has. */

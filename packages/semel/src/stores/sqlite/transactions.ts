@@ -61,7 +61,7 @@ export class SqliteTransactions<Database extends SqliteDatabase>
       );
     }
     this.#line.assertOutside();
-    return this.#line.run(() => this.#transact(own, work));
+    return this.#line.runOpen(() => this.#transact(own, work));
   }
 
   async #transact<Answer>(

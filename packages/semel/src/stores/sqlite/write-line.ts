@@ -25,19 +25,27 @@ export class WriteLine {
   async run<Result>(work: () => Promise<Result>, since = performance.now()): Promise<Result> {
     if (this.#isTaken) await this.#turn(since);
     this.#isTaken = true;
-    const context = { isOpen: true };
     try {
-      return await this.#inside.run(context, work);
+      return await work();
     } finally {
-      context.isOpen = false;
       const [next] = this.#waiting;
       if (next === undefined) this.#isTaken = false;
       else next();
     }
   }
 
+  /** The same for work that calls code of the user's, which may ask for a write itself. */
+  async runOpen<Result>(work: () => Promise<Result>): Promise<Result> {
+    const context = { isOpen: true };
+    try {
+      return await this.run(() => this.#inside.run(context, work));
+    } finally {
+      context.isOpen = false;
+    }
+  }
+
   /**
-   * @throws {StoreUnusable} in code that the work under way calls: that work would wait for itself
+   * @throws {StoreUnusable} in code that open work calls, which would wait for itself
    */
   assertOutside(): void {
     if (!this.#inside.getStore()?.isOpen) return;
