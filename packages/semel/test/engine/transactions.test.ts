@@ -1,7 +1,11 @@
 // Claim, the handler's writes and the result in one transaction, on every database that has them.
 
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
-import { Idempotency, type IdempotencyOptions } from "../../src/engine/idempotency.ts";
+import {
+  Idempotency,
+  type IdempotencyOptions,
+  type RunRequest,
+} from "../../src/engine/idempotency.ts";
 import { NotApplied } from "../../src/errors.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
 import { deferred, failure } from "./fixture.ts";
@@ -214,13 +218,19 @@ describe.each(backends)("transaction() on $name", ({ reason, open }) => {
     expect(await stage.skus()).toEqual(["a"]);
   });
 
+  /** An operation whose process dies while its handler runs. */
+  async function crashed(request: RunRequest): Promise<void> {
+    const [crashing, entered] = [engine(client), deferred()];
+    void crashing.run(request, () => {
+      entered.resolve();
+      return new Promise(() => {});
+    });
+    await entered.promise;
+    await crashing.close({ deadline: 0 });
+  }
+
   test("SM-4: a lapsed lease is taken over under `rerun`, and counts as held under `hold`", async () => {
-    for (const onCrash of ["rerun", "hold"] as const) {
-      const crashing = engine(client);
-      void crashing.run({ key: onCrash, onCrash }, () => new Promise(() => {}));
-      await expect.poll(() => stateOf(onCrash)).toBe("running");
-      await crashing.close({ deadline: 0 });
-    }
+    for (const onCrash of ["rerun", "hold"] as const) await crashed({ key: onCrash, onCrash });
     await stage.elapse(60_000);
     const rerun = await idempotency.transaction({ key: "rerun" }, order("a"));
     expect(rerun).toMatchObject({ replayed: false, attempt: 2 });
@@ -236,10 +246,7 @@ describe.each(backends)("transaction() on $name", ({ reason, open }) => {
 
   test("SM-23a: a record whose attempts are exhausted is not taken over", async () => {
     const request = { key: "k", onCrash: "rerun", attemptsMax: 1 } as const;
-    const crashing = engine(client);
-    void crashing.run(request, () => new Promise(() => {}));
-    await expect.poll(() => stateOf("k")).toBe("running");
-    await crashing.close({ deadline: 0 });
+    await crashed(request);
     await stage.elapse(60_000);
     const error = await failure(idempotency.transaction(request, order("a")));
     expect(error).toMatchObject({ code: "outcome-unknown", reason: "attempts-exhausted" });

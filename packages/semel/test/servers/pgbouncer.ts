@@ -6,18 +6,17 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { accepts, freePort, killGroup, startProcess } from "./server.ts";
 
-const FOLDERS = ["/usr/sbin", ...(process.env["PATH"] ?? "").split(":")];
+const folder = ["/usr/sbin", ...(process.env["PATH"] ?? "").split(":")].find((candidate) =>
+  existsSync(join(candidate, "pgbouncer")),
+);
 
-/**
- * Starts one in front of a server.
- *
- * @returns `undefined` when this machine has no pgbouncer
- */
+/** Why none can be started; empty when one can. */
+export const missingPgbouncer = folder ? "" : " (skipped: pgbouncer is not installed)";
+
+/** Starts one in front of a server. */
 export async function startPgbouncer(
   serverUrl: string,
-): Promise<{ url: string; close(): Promise<void> } | undefined> {
-  const folder = FOLDERS.find((candidate) => existsSync(join(candidate, "pgbouncer")));
-  if (folder === undefined) return undefined;
+): Promise<{ url: string; close(): Promise<void> }> {
   const server = new URL(serverUrl);
   const database = server.pathname.slice(1);
   const port = await freePort();
@@ -40,7 +39,7 @@ default_pool_size = 4
   );
   const isRoot = process.getuid?.() === 0;
   const drop = isRoot ? ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] : ["env"];
-  const [command = "", ...args] = [...drop, join(folder, "pgbouncer"), "-q", file];
+  const [command = "", ...args] = [...drop, join(folder ?? "", "pgbouncer"), "-q", file];
   const child = await startProcess(command, args, { cwd: "/" }, () => accepts(port));
   return {
     url: `postgres://${server.username}@127.0.0.1:${port}/${database}`,

@@ -1,7 +1,7 @@
 // Where tests find Postgres, and how they start one of their own.
 
-import { execFile } from "node:child_process";
-import { existsSync, readdirSync } from "node:fs";
+import { type ChildProcess, execFile } from "node:child_process";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { chmod, chown, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -79,16 +79,34 @@ export async function startPostgres(
     url,
     port,
     folder,
-    signal: (signal) => signalGroup(child, signal),
-    kill: () => killGroup(child),
+    signal: (signal) => signalAll(child, signal),
+    kill: () => killAll(child),
     async start() {
       child = await start();
     },
     async close() {
-      await killGroup(child);
+      await killAll(child);
       await rm(folder, { recursive: true });
     },
   };
+}
+
+/** Its backends are in process groups of their own. */
+function signalAll(child: ChildProcess, signal: NodeJS.Signals): void {
+  const backends = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8");
+  signalGroup(child, signal);
+  for (const pid of backends.split(" ").filter(Boolean)) {
+    try {
+      process.kill(Number(pid), signal);
+    } catch {
+      // It has ended already.
+    }
+  }
+}
+
+async function killAll(child: ChildProcess): Promise<void> {
+  if (child.exitCode === null && child.signalCode === null) signalAll(child, "SIGKILL");
+  await killGroup(child);
 }
 
 /** The newest that Debian has installed, or the one in the path. */

@@ -87,7 +87,8 @@ describe.skipIf(reason)(`mysqlStore under a storm of duplicates${skipped}`, () =
       const count = (kind: string) => kinds.filter((one) => one === kind).length;
       expect(count("acquired")).toBeGreaterThan(0);
       expect(count("settled")).toBe(count("acquired"));
-      expect(count("acquired") + count("busy")).toBe(4 * 25 * 12);
+      // "done": seen in the millisecond in which it was completed.
+      expect(count("acquired") + count("busy") + count("done")).toBe(4 * 25 * 12);
     }, 120_000);
   });
 });

@@ -563,7 +563,7 @@ describe.skipIf(reason)(`mysqlStore${skipped}`, () => {
       const none = { scope: undefined, olderThanMs: undefined, before: undefined, limit: 10 };
       try {
         expect(await readsOf(sql.find(ids, "whole"))).toBeLessThan(15);
-        expect(await readsOf(sql.findExpired(10))).toBeLessThan(10);
+        expect(await readsOf(sql.findExpired(10))).toBeLessThan(40);
         expect(await readsOf(sql.list({ ...none, state: undefined }))).toBeLessThan(15);
         expect(await readsOf(sql.list({ ...none, state: "held" }))).toBeLessThan(40);
         expect(await readsOf(sql.list({ ...none, state: "running" }))).toBeLessThan(40);

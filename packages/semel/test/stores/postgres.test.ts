@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, it } from "vitest";
 import type { PostgresStore } from "../../src/stores/postgres.ts";
 import { type StoreCase, storeCases } from "../../src/testing/index.ts";
-import { startPgbouncer } from "../servers/pgbouncer.ts";
+import { missingPgbouncer, startPgbouncer } from "../servers/pgbouncer.ts";
 import {
   type Driver,
   Fixture,
@@ -14,14 +14,14 @@ import {
 function conforms(
   cases: readonly StoreCase[],
   driver: Driver,
-  { at, prepare = false }: { at: string; prepare?: boolean },
+  { at = () => url, prepare = false }: { at?: () => string; prepare?: boolean } = {},
 ): void {
   const fixture = new Fixture();
   let store: PostgresStore;
   let another: PostgresStore;
 
   beforeAll(async () => {
-    const clients = [fixture.keep(driver.open(at)), fixture.keep(driver.open(at))] as const;
+    const clients = [fixture.keep(driver.open(at())), fixture.keep(driver.open(at()))] as const;
     store = await fixture.store(clients[0], { prepare });
     another = await fixture.store(clients[1], { prepare });
   });
@@ -37,24 +37,29 @@ function conforms(
 }
 
 describe.skipIf(missing)(`postgresStore on pg${missing}`, () => {
-  conforms(storeCases, pgDriver, { at: url });
+  conforms(storeCases, pgDriver);
 });
 
 describe.skipIf(missing)(`postgresStore on postgres.js, with prepared statements${missing}`, () => {
-  conforms(storeCases, postgresJsDriver, { at: url, prepare: true });
+  conforms(storeCases, postgresJsDriver, { prepare: true });
 });
 
 /** What a pooler could break: order, races, batches, and everything that is sent twice. */
 const pooled = storeCases.filter(({ name }) =>
   /at once|one turn|one of them|SM-16|SM-5/.test(name),
 );
-const pooler = missing ? undefined : await startPgbouncer(url);
-const noPooler = missing || (pooler ? "" : " (skipped: pgbouncer is not installed)");
+const unpooled = missing || missingPgbouncer;
 
-describe.skipIf(noPooler)(`postgresStore behind a transaction pooler${noPooler}`, () => {
-  afterAll(() => pooler?.close());
+describe.skipIf(unpooled)(`postgresStore behind a transaction pooler${unpooled}`, () => {
+  let pooler: Awaited<ReturnType<typeof startPgbouncer>>;
+
+  beforeAll(async () => {
+    pooler = await startPgbouncer(url);
+  });
+
+  afterAll(() => pooler.close());
 
   describe.each([pgDriver, postgresJsDriver])("on $name", (driver) => {
-    conforms(pooled, driver, { at: pooler?.url ?? "" });
+    conforms(pooled, driver, { at: () => pooler.url });
   });
 });

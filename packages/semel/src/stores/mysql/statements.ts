@@ -156,9 +156,13 @@ export function statementsFor(tables: MysqlTables) {
 
     /** Takes no lock, so that sweepers and claims do not wait for each other. */
     findExpired: (limit: number) =>
-      `SELECT LOWER(HEX(r.id)) AS id FROM ${records} AS r FORCE INDEX (state)
-      WHERE (r.state IN (${Object.values(STATE_CODES)}) OR r.state > ${VOID}) AND ${EXPIRED}
-      LIMIT ${integer(limit)}`,
+      [...Object.values(STATE_CODES).map((code) => `= ${code}`), `> ${VOID}`]
+        .map(
+          (states) => `(SELECT LOWER(HEX(r.id)) AS id FROM ${records} AS r FORCE INDEX (state)
+        WHERE r.state ${states} AND ${EXPIRED} LIMIT ${integer(limit)})`,
+        )
+        .join(" UNION ALL ")
+        .concat(` LIMIT ${integer(limit)}`),
 
     forgetExpired: (ids: readonly RecordId[]) =>
       `DELETE r FROM ${records} AS r WHERE r.id IN (${ids.map(hexadecimal)}) AND ${EXPIRED}`,

@@ -2,6 +2,7 @@
 // structural: nothing here imports a driver.
 
 import { createHash } from "node:crypto";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { assertMethods } from "../../options.ts";
 import type { SqlExecutor, SqlResult, SqlValue } from "../../store.ts";
 
@@ -244,15 +245,36 @@ class PostgresJsClient implements PostgresClient {
   async transaction<Answer>(
     work: (transaction: unknown, executor: SqlExecutor) => Promise<Answer>,
   ): Promise<Answer> {
-    const answer = await this.#sql.begin(async (transaction) => {
+    // The driver ends the transaction when its connection is lost, but not the work. A statement on
+    // that connection, even its own ROLLBACK, would then throw where nobody catches it, and end the
+    // process: so that no more are sent, and work that outlives its transaction never ends for it.
+    let isLost = false;
+    const answered = this.#sql.begin(async (transaction) => {
       const executor: SqlExecutor = {
         dialect: "postgres",
-        query: (sql, parameters) => this.#queryOn(transaction, sql, parameters),
+        query: async (sql, parameters) => {
+          if (isLost) throw new ConnectionLost();
+          try {
+            return await this.#queryOn(transaction, sql, parameters);
+          } catch (error) {
+            await nextTurn(); // by when a lost connection is known as such
+            throw error;
+          }
+        },
       };
-      // In an object, because postgres.js takes an array for a list of queries.
-      return { answer: await work(transaction, executor) };
+      try {
+        // In an object, because postgres.js takes an array for a list of queries.
+        return { answer: await work(transaction, executor) };
+      } finally {
+        await nextTurn();
+        if (isLost) await new Promise(() => {});
+      }
     });
-    return (answer as { answer: Answer }).answer;
+    try {
+      return ((await answered) as { answer: Answer }).answer;
+    } finally {
+      isLost = true;
+    }
   }
 
   /** It has a connection of its own for this, and reconnects by itself. */
@@ -279,6 +301,14 @@ class NothingCommitted extends Error {
     super(
       "Nothing was committed: a statement of the transaction had failed, and its error was caught; let it through, or use a savepoint",
     );
+  }
+}
+
+/** As postgres.js says it. */
+class ConnectionLost extends Error {
+  readonly code = "CONNECTION_CLOSED";
+  constructor() {
+    super("The connection of this transaction was lost");
   }
 }
 
