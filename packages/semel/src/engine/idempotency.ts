@@ -250,6 +250,7 @@ export class Idempotency<Transaction = unknown> {
     request: RunRequest<Payload, Value>,
     handler: TransactionHandler<Transaction, Value>,
   ): Promise<Outcome<Value>> {
+    this.#sweeper.start();
     const { signal } = request;
     const work = this.#transactions.run(
       this.#requested(request, "transaction()", handler, RERUN),
@@ -270,6 +271,7 @@ export class Idempotency<Transaction = unknown> {
     request: RunRequest<Payload, Value>,
     handler: (operation: Operation) => Value | Promise<Value>,
   ): Promise<Outcome<Value>> {
+    this.#sweeper.start();
     assertMethods(executor, "executor", ["query"]);
     const asked = this.#requested(request, "within()", handler, RERUN);
     return this.#transactions.within(executor, asked, handler);

@@ -50,9 +50,11 @@ export class ResultCache {
     const { entriesMax, bytesMax, lifetimeMs } = this.#bounds;
     if (entriesMax === 0 || bytesOf(entry) > bytesMax) return;
     this.delete(id);
-    const result = { ...entry.result, bytes: ownBytes(entry.result.bytes) };
-    const staleAt = Math.min(entry.expiresAt, now + lifetimeMs);
-    this.#entries.set(id, { ...entry, result, staleAt });
+    const { fingerprint, attempt, expiresAt } = entry;
+    const { kind, omitted, bytes } = entry.result;
+    const result = { kind, omitted, bytes: ownBytes(bytes) };
+    const staleAt = Math.min(expiresAt, now + lifetimeMs);
+    this.#entries.set(id, { fingerprint, attempt, result, expiresAt, staleAt });
     this.#bytes += bytesOf(entry);
     while (this.#entries.size > entriesMax || this.#bytes > bytesMax) {
       const { done, value } = this.#oldest.next();

@@ -333,8 +333,15 @@ function executedHeaders(end: AttemptEnd["kind"], settlement: Settlement): HttpR
 
 /** When the key is forgotten, as an HTTP date (RFC 9110 §5.6.7), like `Expires`. */
 function expiresHeader(expiresInMs: number): [string, string] {
-  return ["idempotency-expires", new Date(Date.now() + expiresInMs).toUTCString()];
+  const second = Math.floor((Date.now() + expiresInMs) / 1_000);
+  if (second !== lastExpiry.second) {
+    lastExpiry = { second, text: new Date(second * 1_000).toUTCString() };
+  }
+  return ["idempotency-expires", lastExpiry.text];
 }
+
+/** Dates cost more to write than all other headers together, and most answers share theirs. */
+let lastExpiry = { second: Number.NaN, text: "" };
 
 /** OASIS Repeatable Requests: an HTTP date. One that is none is ignored, as unknown times are. */
 function firstSentAt(line: string | undefined): number | undefined {

@@ -403,7 +403,8 @@ export function sendResponse(
 
 function headersOf(response: ServerResponse): [string, string][] {
   const fields: [string, string][] = [];
-  for (const [name, value] of Object.entries(response.getHeaders())) {
+  for (const name of response.getHeaderNames()) {
+    const value = response.getHeader(name);
     if (Array.isArray(value)) for (const item of value) fields.push([name, String(item)]);
     else if (value !== undefined) fields.push([name, String(value)]);
   }

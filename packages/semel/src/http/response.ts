@@ -103,12 +103,9 @@ export function storedResponse(
   whole: boolean,
   storesHeader: (name: string) => boolean,
 ): { result: StoredResult; remnant: Uint8Array } {
-  const head = Buffer.from(
-    JSON.stringify([
-      response.status,
-      ...response.headers.filter(([name]) => storesHeader(name)).flat(),
-    ]),
-  );
+  const fields: (number | string)[] = [response.status];
+  for (const [name, value] of response.headers) if (storesHeader(name)) fields.push(name, value);
+  const head = Buffer.from(JSON.stringify(fields));
   const remnant = framed(head, EMPTY);
   const bytes = whole ? framed(head, response.body) : remnant;
   return { result: { kind: "http", omitted: !whole, bytes }, remnant };

@@ -213,6 +213,7 @@ class MysqlRecords<Connection extends MysqlConnection> implements MysqlStore<Con
       blind: (claim) => (isMostlyFresh && !claim.refuseLate ? firstStep(claim) : undefined),
       step: beginStep,
       lock: "",
+      isTimed: claims.some(({ refuseLate }) => refuseLate !== undefined),
     });
     const weight = Math.min(1, claims.length / GUESS_BEGINS);
     const fresh = answers.filter(isFirst).length / claims.length;
@@ -323,6 +324,7 @@ class MysqlRecords<Connection extends MysqlConnection> implements MysqlStore<Con
       blind: () => undefined,
       step: voidStep,
       lock: "",
+      isTimed: false,
     });
     return answerOrThrow(answer!);
   }

@@ -573,11 +573,9 @@ describe.skipIf(reason)(`mysqlStore${skipped}`, () => {
         const ending = completion(tokens[0]!);
         expect(await readsOf(sql.settle([ending], 1))).toBeLessThan(5);
         const [plan] = await connection.query(`EXPLAIN ${sql.countByState}`);
-        expect(plan).toMatchObject([
-          { key: "state", Extra: expect.stringMatching(/Using index$/) },
-          { key: "state" },
-          {},
-        ]);
+        const [finished, active] = plan as { key: string; Extra: string }[];
+        expect([finished!.key, active!.key]).toEqual(["state", "state"]);
+        expect(finished!.Extra).toMatch(/Using index$/);
       } finally {
         connection.release();
       }

@@ -75,13 +75,15 @@ interface DriverError {
   errno?: unknown;
   code?: unknown;
   message?: unknown;
+  fatal?: unknown;
 }
 
 function meaningOf(error: unknown): Meaning | undefined {
   if (typeof error !== "object" || error === null) return undefined;
-  const { errno, code, message } = error as DriverError;
+  const { errno, code, message, fatal } = error as DriverError;
   if (LOST_CODES.includes(code)) return "lost";
-  if (typeof errno !== "number") return undefined;
+  // A command for a connection that has been lost before has neither.
+  if (typeof errno !== "number") return fatal === true ? "lost" : undefined;
   // ER_GET_ERRNO and ER_ERROR_ON_WRITE name the operating system's ENOSPC within their text.
   if ([3, 1026, 1030].includes(errno) && /\b28\b/.test(String(message))) return "full";
   return MEANINGS.get(errno);

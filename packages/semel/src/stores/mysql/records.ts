@@ -29,9 +29,10 @@ export interface FoundRow extends RecordRow {
   receipt: number | null;
 }
 
-/** Records as they stand, whether expired or not, and the time by the server's clock. */
+/** Records as they stand, whether expired or not. */
 export interface Found {
-  now: number;
+  /** By the server's clock, where the statement asked for it. */
+  now: number | undefined;
   rows: ReadonlyMap<RecordId, FoundRow>;
 }
 
@@ -39,7 +40,11 @@ export interface Found {
 export async function find(run: StatementRunner, sql: string): Promise<Found> {
   const rows = await run.rows<MysqlRow>(sql);
   const found = rows.filter((row) => row.id !== null).map(recordRow);
-  return { now: Number(rows[0]!.instant), rows: new Map(found.map((row) => [row.id, row])) };
+  const instant = rows[0]?.instant;
+  return {
+    now: instant === undefined ? undefined : Number(instant),
+    rows: new Map(found.map((row) => [row.id, row])),
+  };
 }
 
 /** A row with its bytes as text where they are text. */

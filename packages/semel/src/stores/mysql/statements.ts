@@ -72,19 +72,23 @@ export interface Transition extends NextState {
 
 const FROM_CODES = { expired: 0, open: 1, held: 2, lapsed: 3, own: 4 } as const;
 
+/** How a look keeps others from changing what it saw, until its transaction ends. */
+export type Lock = "" | "LOCK IN SHARE MODE";
+
 export type MysqlSql = ReturnType<typeof statementsFor>;
 
 /** Every statement of the store, for its tables. */
 export function statementsFor(tables: MysqlTables) {
   const { records } = tables;
   return {
-    /** Records by id, expired ones too; a row without a record tells the time of the server. */
-    find: (
-      ids: readonly RecordId[],
-      part: "whole" | "head",
-      lock: "" | "LOCK IN SHARE MODE" = "",
-    ) =>
-      `SELECT clock.instant, ${COLUMNS}, ${part === "whole" ? "r.result" : "NULL"} AS result
+    /** Records by id, expired ones too. */
+    find: (ids: readonly RecordId[], part: "whole" | "head", lock: Lock = "") =>
+      `SELECT ${COLUMNS}, ${part === "whole" ? "r.result" : "NULL"} AS result
+        FROM ${records} AS r WHERE r.id IN (${ids.map(hexadecimal)}) ${lock}`,
+
+    /** As `find`; a row without a record tells the time of the server where there is none. */
+    findTimed: (ids: readonly RecordId[], lock: Lock) =>
+      `SELECT clock.instant, ${COLUMNS}, r.result AS result
         FROM (SELECT ${NOW} AS instant) AS clock
         LEFT JOIN ${records} AS r ON r.id IN (${ids.map(hexadecimal)}) ${lock}`,
 

@@ -13,7 +13,7 @@ import type {
 import { answerTo } from "../sql-record.ts";
 import type { StatementRunner } from "./connection.ts";
 import { type FoundRow, find, liveRecord } from "./records.ts";
-import type { MysqlSql, NewRecord, Transition } from "./statements.ts";
+import type { Lock, MysqlSql, NewRecord, Transition } from "./statements.ts";
 
 /** What a call does about one record: answers, or writes and, if that succeeds, answers. */
 export type Step<Answer> =
@@ -48,18 +48,19 @@ export function firstStep(claim: Claim): { insert: NewRecord; answer: BeginAnswe
 /**
  * What a claim makes of the record that was seen (SM-1 to SM-7).
  *
+ * @param now by the server's clock, for claims that may be late
  * @param sinceMs how long ago, at most, this call may itself have written the record
  */
 export function beginStep(
   claim: Claim,
   row: FoundRow | undefined,
-  now: number,
+  now: number | undefined,
   sinceMs: number,
 ): Step<BeginAnswer> {
   const record = liveRecord(row);
   if (record === undefined) {
     const { refuseLate } = claim;
-    if (refuseLate && now - refuseLate.sentAt > refuseLate.ageMaxMs) {
+    if (refuseLate && now! - refuseLate.sentAt > refuseLate.ageMaxMs) {
       return { answer: { kind: "late" } };
     }
     const first = firstStep(claim);
@@ -201,8 +202,15 @@ export interface Looking<Request, Answer> {
   /** What to try before the first look. */
   blind(request: Request): Step<Answer> | undefined;
   /** @throws {RecordUnreadable} */
-  step(request: Request, row: FoundRow | undefined, now: number, sinceMs: number): Step<Answer>;
-  lock: "" | "LOCK IN SHARE MODE";
+  step(
+    request: Request,
+    row: FoundRow | undefined,
+    now: number | undefined,
+    sinceMs: number,
+  ): Step<Answer>;
+  lock: Lock;
+  /** Whether steps need the time of the server. */
+  isTimed: boolean;
 }
 
 /**
@@ -214,7 +222,7 @@ export async function proceed<Request extends { id: RecordId }, Answer>(
   run: StatementRunner,
   sql: MysqlSql,
   requests: readonly Request[],
-  { blind, step, lock }: Looking<Request, Answer>,
+  { blind, step, lock, isTimed }: Looking<Request, Answer>,
 ): Promise<(Answer | Error)[]> {
   const since = performance.now();
   const calls = requests.map(
@@ -224,7 +232,8 @@ export async function proceed<Request extends { id: RecordId }, Answer>(
   for (let looks = 0; open.length > 0; looks++) {
     if (looks === LOOKS_MAX) throw tooContended();
     const ids = open.map(({ request }) => request.id);
-    const { now, rows } = await find(run, sql.find(ids, "whole", lock));
+    const look = isTimed ? sql.findTimed(ids, lock) : sql.find(ids, "whole", lock);
+    const { now, rows } = await find(run, look);
     for (const call of open) {
       try {
         call.step = step(call.request, rows.get(call.request.id), now, performance.now() - since);

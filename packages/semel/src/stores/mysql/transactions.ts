@@ -133,6 +133,7 @@ export class MysqlTransactions<Connection extends MysqlConnection>
       blind: ({ refuseLate }) => (refuseLate ? undefined : firstStep(claim)),
       step: beginStep,
       lock: "LOCK IN SHARE MODE",
+      isTimed: claim.refuseLate !== undefined,
     });
     if (answer instanceof Error) throw answer;
     return answer!;

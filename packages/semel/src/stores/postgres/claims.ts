@@ -193,11 +193,25 @@ function replyTo(claim: Claim, row: BegunRow): BeginReply {
   const { state, owner } = row;
   if (state === null) return { kind: row.late ? "late" : "overtaken" };
   const { id, scope, key } = claim;
-  const { fingerprint, format, attempt, crashes, policy, lease, reason } = row;
-  const { expires, finished, result } = row;
+  // Written out: to spread an object costs more than the whole rest of an answer.
   const record = storedRecord({
-    ...{ id, scope, key, fingerprint, format, state, attempt, crashes, policy, lease, reason },
-    ...{ expires, finished, result, owner: plainId(owner), created: 0, updated: 0 },
+    id,
+    scope,
+    key,
+    fingerprint: row.fingerprint,
+    format: row.format,
+    state,
+    attempt: row.attempt,
+    crashes: row.crashes,
+    owner: plainId(owner),
+    policy: row.policy,
+    lease: row.lease,
+    reason: row.reason,
+    created: 0,
+    updated: 0,
+    expires: row.expires,
+    finished: row.finished,
+    result: row.result,
   });
   if (isLarge(record) && record.fingerprint === claim.fingerprint) return { kind: "large" };
   const answer = answerTo(claim, record);

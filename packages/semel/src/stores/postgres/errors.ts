@@ -92,7 +92,7 @@ function isConnectionLost(code: string): boolean {
 function isBrokenPg(error: unknown): boolean {
   return (
     error instanceof Error &&
-    /^(Connection terminated|timeout e|Client has encountered a connection error)/.test(
+    /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error)/.test(
       error.message,
     )
   );

@@ -104,14 +104,19 @@ const RENEWAL: Columns = {
  */
 type Number = "one" | "many";
 
-function rowsOf(name: string, columns: Columns, number: Number): string {
-  const typed = Object.entries(columns);
+/** @param only the columns that are needed: Postgres unpacks all that are named. */
+function rowsOf(
+  name: string,
+  columns: Columns,
+  number: Number,
+  only: readonly string[] = Object.keys(columns),
+): string {
+  const all = Object.keys(columns);
+  const parameter = (column: string) => `$${all.indexOf(column) + 1}::${columns[column]}`;
   if (number === "one") {
-    const values = typed.map(([column, type], index) => `$${index + 1}::${type} AS ${column}`);
-    return `(SELECT ${values.join()}) AS ${name}`;
+    return `(SELECT ${only.map((column) => `${parameter(column)} AS ${column}`)}) AS ${name}`;
   }
-  const arrays = typed.map(([, type], index) => `$${index + 1}::${type}[]`);
-  return `unnest(${arrays.join()}) AS ${name} (${Object.keys(columns).join()})`;
+  return `unnest(${only.map((column) => `${parameter(column)}[]`)}) AS ${name} (${only})`;
 }
 
 export type PostgresStatements = ReturnType<typeof statementsFor>;
@@ -207,18 +212,20 @@ const anew = (column: string, otherwise: string) =>
  * snapshot, and comes back as neither `acquired` nor answered: the caller asks again.
  */
 function begin(records: string, number: Number): string {
-  const claim = rowsOf("claim", CLAIM, number);
+  const claim = (...only: string[]) => rowsOf("claim", CLAIM, number, only);
   return `WITH ${sharedSession("$12")}, found AS (
       SELECT r.id, ${ANSWER_COLUMNS}, ${resultOf("$11::boolean")},
         ${claimable("claim", "claim.attempts_max")} AS claimable
-      FROM ${claim} JOIN ${records} AS r ON r.id = claim.id WHERE ${LIVE}
+      FROM ${claim("id", "fingerprint", "owner", "attempts_max")}
+        JOIN ${records} AS r ON r.id = claim.id
+      WHERE ${LIVE}
     ), taken AS (
       INSERT INTO ${records} AS r (id, scope, key, fingerprint, format, state, attempt, crashes,
         owner, on_crash, lease_until, created_at, updated_at, expires_at)
       SELECT claim.id, claim.scope, claim.key, claim.fingerprint, ${RECORD_FORMAT}, ${RUNNING}, 1, 0,
         claim.owner, claim.on_crash, ${after("claim.lease_ms")}, ${NOW}, ${NOW},
         ${after("claim.life_ms")}
-      FROM session, ${claim} LEFT JOIN found ON found.id = claim.id
+      FROM session, ${rowsOf("claim", CLAIM, number)} LEFT JOIN found ON found.id = claim.id
       WHERE CASE WHEN found.id IS NULL THEN NOT ${late("claim.late_ms")} ELSE found.claimable END
       ORDER BY claim.id -- so that batches lock in one order and cannot deadlock
       ON CONFLICT (id) DO UPDATE
@@ -232,7 +239,7 @@ function begin(records: string, number: Number): string {
         ${anew("updated_at", `CASE WHEN r.state = ${OPEN} THEN excluded.updated_at ELSE r.updated_at END`)}
       WHERE ${EXPIRED} OR (${LIVE} AND ${claimable(
         "excluded",
-        `(SELECT claim.attempts_max FROM ${claim} WHERE claim.id = excluded.id)`,
+        `(SELECT claim.attempts_max FROM ${claim("id", "attempts_max")} WHERE claim.id = excluded.id)`,
       )})
       RETURNING r.id, r.attempt, r.crashes, r.on_crash
     )
@@ -241,7 +248,7 @@ function begin(records: string, number: Number): string {
       coalesce(taken.crashes, found.crashes) AS crashes, found.owner,
       coalesce(taken.on_crash, found.policy) AS policy, found.lease, found.reason, found.expires,
       found.finished, found.result
-    FROM ${claim} LEFT JOIN taken ON taken.id = claim.id LEFT JOIN found ON found.id = claim.id
+    FROM ${claim("id", "late_ms")} LEFT JOIN taken ON taken.id = claim.id LEFT JOIN found ON found.id = claim.id
     ORDER BY claim.id -- as the batch is, so that rows need no name`;
 }
 
