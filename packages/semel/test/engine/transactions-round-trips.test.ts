@@ -57,7 +57,8 @@ describe("PF-1: statements of transaction()", () => {
     const insert = (connection: Connection) =>
       connection.query<RowDataPacket[]>(`INSERT INTO ${table}_orders VALUES ('a')`);
     await costs(new Idempotency({ store, sweep: false }), sent, insert, {
-      first: ["SELECT", "SET", "START", "INSERT", "INSERT", "COMMIT"],
+      // `DO 0` asks whether the transaction is still open.
+      first: ["SELECT", "SET", "START", "INSERT", "DO", "INSERT", "COMMIT"],
     });
     await pool.end();
     await stage.close();

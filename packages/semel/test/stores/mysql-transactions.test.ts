@@ -99,6 +99,7 @@ describe.skipIf(reason)(`transactions of mysqlStore${skipped}`, () => {
     expect(client.statements.map((sql) => sql.split(" ", 2).join(" "))).toEqual([
       "SET TRANSACTION",
       "START TRANSACTION",
+      "DO 0",
       "INSERT IGNORE",
       "COMMIT",
     ]);

@@ -107,6 +107,12 @@ export function statementsOf(executor: SqlExecutor): StatementRunner {
   };
 }
 
+/** Whether a transaction is open on a connection. */
+export async function isInTransaction(connection: MysqlConnection): Promise<boolean> {
+  const [header] = await connection.query(queryOf("DO 0"));
+  return ((header as ResultHeader).serverStatus ?? 0) % 2 === SERVER_STATUS_IN_TRANS;
+}
+
 /** An executor on a connection. */
 export function executorOn(connection: MysqlConnection): SqlExecutor {
   return {

@@ -1,7 +1,7 @@
 // The store's part in a transaction that also has the handler's writes (EN-5). The primary key decides
 // between two transactions about one operation: the second waits for the first.
 
-import { StoreUnavailable } from "../../errors.ts";
+import { StoreUnavailable, StoreUnusable } from "../../errors.ts";
 import type {
   BeginAnswer,
   Claim,
@@ -14,6 +14,7 @@ import {
   executorOn,
   type MysqlConnection,
   type MysqlPool,
+  isInTransaction,
   queryOf,
   statementsOf,
   within,
@@ -62,7 +63,7 @@ export class MysqlTransactions<Connection extends MysqlConnection>
       // it, locks on gaps make transactions about different operations wait for each other.
       await this.#ask(connection, "SET TRANSACTION ISOLATION LEVEL READ COMMITTED");
       await this.#ask(connection, "START TRANSACTION");
-      const answer = await work(connection, executorOn(connection));
+      const answer = await work(connection, this.#executor(connection));
       await this.#ask(connection, "COMMIT");
       isClean = true;
       return answer;
@@ -74,6 +75,28 @@ export class MysqlTransactions<Connection extends MysqlConnection>
       if (isClean) connection.release();
       else connection.destroy();
     }
+  }
+
+  /**
+   * Refuses to write a record into no transaction: a deadlock undoes the whole of it, and a handler
+   * that keeps the error to itself would be recorded without what it wrote before.
+   */
+  #executor(connection: Connection): SqlExecutor {
+    const { dialect, query } = executorOn(connection);
+    let isChecked = false;
+    return {
+      dialect,
+      query: async (sql, parameters) => {
+        // MySQL has no other way to ask than what the answer to a statement says.
+        if (!isChecked && !(await isInTransaction(connection))) {
+          throw new StoreUnusable(
+            "The handler's transaction was ended before its result was recorded: by a deadlock whose error the handler kept to itself, or by a statement that commits; let errors through, and leave the end to Semel",
+          );
+        }
+        isChecked = true;
+        return query(sql, parameters);
+      },
+    };
   }
 
   async #connect(): Promise<Connection> {
