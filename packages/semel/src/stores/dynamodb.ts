@@ -12,7 +12,7 @@ import {
   StoreUnavailable,
   StoreUnusable,
 } from "../errors.ts";
-import { assertInteger, assertKnownOptions } from "../options.ts";
+import { assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
 import type {
   AttemptToken,
   BeginAnswer,
@@ -58,6 +58,11 @@ export interface DynamodbStoreOptions {
    * this much later. It must be said, because a wrong guess runs an operation twice.
    */
   clockSkew: Duration;
+  /**
+   * `"ttl"` leaves the removal of what has expired to DynamoDB, by its time to live. `"scan"` removes
+   * it by reading the whole table, for tables without one. @default "ttl"
+   */
+  sweep?: "ttl" | "scan";
   /** The client's clock, for tests. */
   clock?: { now(): number };
 }
@@ -87,8 +92,9 @@ const TRIES_MAX = 50;
  * const store = dynamodbStore(document, { table: "semel", clockSkew: "2s" });
  */
 export function dynamodbStore(document: DynamoDocument, options: DynamodbStoreOptions): Store {
-  assertKnownOptions(options, ["table", "clockSkew", "clock"], "dynamodbStore()");
-  const { table, clockSkew, clock = systemClock } = options;
+  assertKnownOptions(options, ["table", "clockSkew", "sweep", "clock"], "dynamodbStore()");
+  const { table, clockSkew, sweep = "ttl", clock = systemClock } = options;
+  assertOneOf(sweep, ["ttl", "scan"], "sweep");
   if (typeof table !== "string" || !/^[\w.-]{3,255}$/.test(table)) {
     throw new InvalidOption("`table` must be the name of a DynamoDB table");
   }
@@ -97,7 +103,8 @@ export function dynamodbStore(document: DynamoDocument, options: DynamodbStoreOp
       '`clockSkew` must say how far the clocks of your processes may be apart, such as "2s"',
     );
   }
-  return new DynamodbStore(document, table, durationMs(clockSkew, "clockSkew"), clock);
+  const skewMs = durationMs(clockSkew, "clockSkew");
+  return new DynamodbStore(document, table, skewMs, sweep === "scan", clock);
 }
 
 /** An item as stored. Times are milliseconds since the Unix epoch; `ttl` is seconds. */
@@ -128,12 +135,20 @@ class DynamodbStore implements Store {
   readonly #document: DynamoDocument;
   readonly #table: string;
   readonly #skewMs: number;
+  readonly #isSweeping: boolean;
   readonly #clock: { now(): number };
 
-  constructor(document: DynamoDocument, table: string, skewMs: number, clock: { now(): number }) {
+  constructor(
+    document: DynamoDocument,
+    table: string,
+    skewMs: number,
+    isSweeping: boolean,
+    clock: { now(): number },
+  ) {
     this.#document = document;
     this.#table = table;
     this.#skewMs = skewMs;
+    this.#isSweeping = isSweeping;
     this.#clock = clock;
   }
 
@@ -265,7 +280,19 @@ class DynamodbStore implements Store {
   /** DynamoDB itself removes what its `ttl` says; until it has, expired items count as absent. */
   async sweep(limit: number): Promise<number> {
     assertInteger(limit, "limit", 1, 100_000);
-    return 0;
+    if (!this.#isSweeping) return 0;
+    const now = this.#now();
+    const expired = (await this.#scan(() => true)).filter((item) => this.#isExpired(item, now));
+    const removed = await Promise.all(
+      expired
+        .slice(0, limit)
+        .map((item) =>
+          this.#conditionally(() =>
+            this.#document.delete({ ...this.#key(item.id), ...unchangedSince(item) }),
+          ),
+        ),
+    );
+    return removed.filter(Boolean).length;
   }
 
   async resolve(resolution: Resolution): Promise<ResolveAnswer> {
@@ -479,7 +506,7 @@ class DynamodbStore implements Store {
     );
   }
 
-  async #scan(): Promise<Item[]> {
+  async #scan(isWanted = isReadable): Promise<Item[]> {
     const items: Item[] = [];
     let from: Record<string, unknown> | undefined;
     do {
@@ -490,7 +517,7 @@ class DynamodbStore implements Store {
           ...(from && { ExclusiveStartKey: from }),
         }),
       );
-      for (const item of (page.Items ?? []) as Item[]) if (isReadable(item)) items.push(item);
+      items.push(...((page.Items ?? []) as Item[]).filter(isWanted));
       from = page.LastEvaluatedKey;
     } while (from);
     return items;

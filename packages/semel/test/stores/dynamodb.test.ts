@@ -46,34 +46,33 @@ async function newTable(): Promise<string> {
 }
 
 describe("keeps the contract", () => {
-  for (const { name, needs, run } of storeCases) {
-    // DynamoDB removes what has expired by itself.
-    test.skipIf((needs as readonly string[]).includes("sweeper"))(
-      name,
-      { timeout: 180_000 },
-      async () => {
-        const table = await newTable();
-        let now = Date.now();
-        const options = { table, clockSkew: 0, clock: { now: () => now } };
-        await run({
-          store: dynamodbStore(document, options),
-          elapse: async (ms) => {
-            now += ms;
-          },
-          another: async () => dynamodbStore(document, options),
-          damage: async (id, how) => {
-            const [name, value] = how === "newer" ? ["format", 99] : ["owner", "?"];
-            await document.update({
-              TableName: table,
-              Key: { id },
-              UpdateExpression: "SET #name = :value",
-              ExpressionAttributeNames: { "#name": name as string },
-              ExpressionAttributeValues: { ":value": value },
-            });
-          },
-        });
-      },
-    );
+  for (const { name, run } of storeCases) {
+    // An item of DynamoDB's has 400 KB at most. Of the random lives, one seed is enough for a server
+    // as slow as dynalite.
+    const isLeftOut = name.includes("1 MiB") || /random lives(?!.*\(seed 1\))/.test(name);
+    test.skipIf(isLeftOut)(name, { timeout: 180_000 }, async () => {
+      const table = await newTable();
+      let now = Date.now();
+      const sweep = "scan" as const;
+      const options = { table, clockSkew: 0, sweep, clock: { now: () => now } };
+      await run({
+        store: dynamodbStore(document, options),
+        elapse: async (ms) => {
+          now += ms;
+        },
+        another: async () => dynamodbStore(document, options),
+        damage: async (id, how) => {
+          const [name, value] = how === "newer" ? ["format", 99] : ["owner", "?"];
+          await document.update({
+            TableName: table,
+            Key: { id },
+            UpdateExpression: "SET #name = :value",
+            ExpressionAttributeNames: { "#name": name as string },
+            ExpressionAttributeValues: { ":value": value },
+          });
+        },
+      });
+    });
   }
 });
 

@@ -12,9 +12,9 @@ import type {
 } from "../../store.ts";
 import {
   executorOn,
+  isInTransaction,
   type MysqlConnection,
   type MysqlPool,
-  isInTransaction,
   queryOf,
   statementsOf,
   within,

@@ -61,7 +61,9 @@ export function postgresMigrations(table = "semel", schema?: string): string[] {
   return [
     // Columns are in the order of their alignment, which saves their padding. Pages are filled
     // whole: a record is written twice within moments and then only read, so that room kept for
-    // updates in place would stay empty.
+    // updates in place would stay empty. The indexes beside the key cost 18 and 15 % more write-ahead
+    // log; without the one, sweeps and the count of what is held would read the whole table, without
+    // the other, every page of a listing.
     `CREATE TABLE ${tables.schema} (version integer PRIMARY KEY);
 CREATE TABLE ${tables.records} (
   created_at timestamptz NOT NULL,

@@ -102,18 +102,22 @@ const RENEWAL: Columns = {
  * How many are asked for. One by itself is bound as plain values, which Postgres plans in half the
  * time, and for which a prepared plan is as good as a fresh one.
  */
-type Number = "one" | "many";
+type HowMany = "one" | "many";
 
-/** @param only the columns that are needed: Postgres unpacks all that are named. */
-function rowsOf(
+/**
+ * Where a statement reads what is asked for.
+ *
+ * @param only the columns that are needed: Postgres unpacks all that are named
+ */
+function sourceOf(
   name: string,
   columns: Columns,
-  number: Number,
+  howMany: HowMany,
   only: readonly string[] = Object.keys(columns),
 ): string {
   const all = Object.keys(columns);
   const parameter = (column: string) => `$${all.indexOf(column) + 1}::${columns[column]}`;
-  if (number === "one") {
+  if (howMany === "one") {
     return `(SELECT ${only.map((column) => `${parameter(column)} AS ${column}`)}) AS ${name}`;
   }
   return `unnest(${only.map((column) => `${parameter(column)}[]`)}) AS ${name} (${only})`;
@@ -211,8 +215,8 @@ const anew = (column: string, otherwise: string) =>
  * upsert, which decides on the row as it is then. A claim that it refuses was overtaken after the
  * snapshot, and comes back as neither `acquired` nor answered: the caller asks again.
  */
-function begin(records: string, number: Number): string {
-  const claim = (...only: string[]) => rowsOf("claim", CLAIM, number, only);
+function begin(records: string, howMany: HowMany): string {
+  const claim = (...only: string[]) => sourceOf("claim", CLAIM, howMany, only);
   return `WITH ${sharedSession("$12")}, found AS (
       SELECT r.id, ${ANSWER_COLUMNS}, ${resultOf("$11::boolean")},
         ${claimable("claim", "claim.attempts_max")} AS claimable
@@ -225,7 +229,7 @@ function begin(records: string, number: Number): string {
       SELECT claim.id, claim.scope, claim.key, claim.fingerprint, ${RECORD_FORMAT}, ${RUNNING}, 1, 0,
         claim.owner, claim.on_crash, ${after("claim.lease_ms")}, ${NOW}, ${NOW},
         ${after("claim.life_ms")}
-      FROM session, ${rowsOf("claim", CLAIM, number)} LEFT JOIN found ON found.id = claim.id
+      FROM session, ${sourceOf("claim", CLAIM, howMany)} LEFT JOIN found ON found.id = claim.id
       WHERE CASE WHEN found.id IS NULL THEN NOT ${late("claim.late_ms")} ELSE found.claimable END
       ORDER BY claim.id -- so that batches lock in one order and cannot deadlock
       ON CONFLICT (id) DO UPDATE
@@ -265,13 +269,13 @@ function late(epochMs: string): string {
 }
 
 /** SM-8 to SM-10. The results come in one piece, of which each ending has its part. */
-function settle(records: string, number: Number, answer: string): string {
+function settle(records: string, howMany: HowMany, answer: string): string {
   return `WITH ${sharedSession("$10")}, done AS (
       UPDATE ${records} AS r
       SET state = ending.state, reason = ending.reason, lease_until = NULL, updated_at = ${NOW},
         expires_at = ${after("ending.retention_ms")},
         result = substring($9::bytea FROM ending.result_start FOR ending.result_bytes)
-      FROM session, ${rowsOf("ending", ENDING, number)}
+      FROM session, ${sourceOf("ending", ENDING, howMany)}
       WHERE r.id = ending.id AND ${WRITABLE} AND ${RUNS}
         AND r.attempt = ending.attempt AND r.owner = ending.owner
       RETURNING r.id
@@ -279,11 +283,11 @@ function settle(records: string, number: Number, answer: string): string {
 }
 
 /** SM-11. */
-function renew(records: string, number: Number): string {
+function renew(records: string, howMany: HowMany): string {
   return `WITH ${sharedSession("$6")}
     UPDATE ${records} AS r
     SET lease_until = ${after("renewal.lease_ms")}, expires_at = ${after("renewal.life_ms")}
-    FROM session, ${rowsOf("renewal", RENEWAL, number)}
+    FROM session, ${sourceOf("renewal", RENEWAL, howMany)}
     WHERE r.id = renewal.id AND ${WRITABLE} AND ${RUNS}
       AND r.attempt = renewal.attempt AND r.owner = renewal.owner
     RETURNING r.id`;
