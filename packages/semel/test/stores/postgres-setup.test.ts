@@ -247,7 +247,7 @@ describe.skipIf(missing)(`postgresStore on a server that cannot serve${missing}`
 
   it("goes on after the server was killed and has recovered, and has kept what it answered", async (test) => {
     const server = await startPostgres();
-    if (!server) return test.skip("no Postgres binaries");
+    if (!server) return withoutBinaries(test);
     const own = new Fixture(server.url);
     try {
       for (const driver of drivers) {
@@ -272,7 +272,7 @@ describe.skipIf(missing)(`postgresStore on a server that cannot serve${missing}`
 
   it("refuses a replica, where even reads may be over", async (test) => {
     const server = await startPostgres();
-    if (!server) return test.skip("no Postgres binaries");
+    if (!server) return withoutBinaries(test);
     const own = new Fixture(server.url);
     try {
       await own.store();
@@ -299,4 +299,10 @@ async function untilServed<Answer>(ask: () => Promise<Answer>): Promise<Answer> 
       if (tries === 10) throw error;
     }
   }
+}
+
+/** Where services are required, that they are missing is a failure. */
+function withoutBinaries(test: { skip(reason: string): void }): void {
+  if (process.env["SEMEL_REQUIRE_SERVICES"]) throw new Error("no Postgres binaries");
+  test.skip("no Postgres binaries");
 }
