@@ -5,6 +5,8 @@ const results = process.env["SEMEL_RESULTS"];
 
 export default defineConfig({
   test: {
+    // Most of them wait for servers and processes.
+    maxWorkers: 2,
     include: ["packages/*/test/**/*.test.ts", "examples/**/*.test.ts", "docs/**/*.test.ts"],
     testTimeout: 30_000,
     hookTimeout: 60_000,

@@ -11,9 +11,11 @@ export interface Clock {
 /** `setTimeout` fires at once for longer delays than this (Node's documented limit). */
 const TIMER_MS_MAX = 2 ** 31 - 1;
 
+const STARTED_AT = performance.timeOrigin;
+
 /** The process's own monotonic clock. */
 export const systemClock: Clock = {
-  now: () => performance.timeOrigin + performance.now(),
+  now: () => STARTED_AT + performance.now(),
   schedule(delayMs, callback) {
     const timer = setTimeout(callback, Math.min(delayMs, TIMER_MS_MAX));
     timer.unref?.();

@@ -31,6 +31,10 @@ export const ERROR_CODES = {
   "not-serializable": "never",
   "operation-failed": "new-key",
   "not-applied": "same-key",
+  "step-invalid": "never",
+  "steps-diverged": "never",
+  "effect-invalid": "never",
+  "no-answer": "same-key",
   "option-invalid": "never",
   closed: "same-key",
 } as const satisfies Record<string, Retry>;
@@ -68,10 +72,11 @@ export function isSemelError(value: unknown): value is SemelError {
 export class OperationBusy extends SemelError<"operation-in-progress"> {
   /** How long the running attempt's lease still lasts, in milliseconds. */
   readonly retryAfterMs: number;
-  constructor(retryAfterMs: number) {
+  constructor(retryAfterMs: number, options?: { cause?: unknown }) {
     super(
       "operation-in-progress",
       "An attempt with this key is still running; retry with the same key, or pass `wait`",
+      options,
     );
     this.retryAfterMs = retryAfterMs;
   }
@@ -230,6 +235,27 @@ export class NotApplied extends SemelError<"not-applied"> {
   constructor(cause?: unknown) {
     const why = cause instanceof Error ? `: ${cause.message}` : "";
     super("not-applied", `The operation was not applied${why}`, { cause });
+  }
+}
+
+/** A step was called in a way that no record could follow: a name twice, or after the end. */
+export class StepInvalid extends SemelError<"step-invalid"> {
+  constructor(message: string) {
+    super("step-invalid", message);
+  }
+}
+
+/** An execution took another path than the record of its steps shows. The operation is held. */
+export class StepsDiverged extends SemelError<"steps-diverged"> {
+  constructor(message: string) {
+    super("steps-diverged", message);
+  }
+}
+
+/** An effect was recorded in a way that nobody could tell it by: a name twice, or after the end. */
+export class EffectInvalid extends SemelError<"effect-invalid"> {
+  constructor(message: string) {
+    super("effect-invalid", message);
   }
 }
 

@@ -185,5 +185,7 @@ function without(value: unknown, [part, ...rest]: Path): unknown {
 
 function property(value: unknown, name: string): unknown {
   if (typeof value !== "object" || value === null || !Object.hasOwn(value, name)) return undefined;
+  // An array has places, and no names such as `length` (RFC 6901 §4).
+  if (Array.isArray(value) && !/^(?:0|[1-9]\d*)$/.test(name)) return undefined;
   return (value as Record<string, unknown>)[name];
 }

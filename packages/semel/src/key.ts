@@ -2,7 +2,7 @@
 
 import { hash } from "node:crypto";
 import { KeyInvalid, ScopeMissing } from "./errors.ts";
-import type { RecordId } from "./store.ts";
+import type { QueueKind, RecordId } from "./store.ts";
 
 export const KEY_LENGTH_MAX = 255;
 /** Long enough for any account name or token digest; keeps what stores index bounded. */
@@ -52,4 +52,14 @@ export function assertScope(scope: unknown): asserts scope is string {
  */
 export function recordId(scope: string, key: string): RecordId {
   return hash("sha256", `${scope.length}:${scope}${key}`, "hex").slice(0, 32);
+}
+
+/**
+ * The id of an item of a queue: eight digits of its operation's, which say where it is kept, and 24 of
+ * SHA-256 over what makes it itself within the operation.
+ */
+export function queueItemId(operation: RecordId, kind: QueueKind, label: string): string {
+  return (
+    operation.slice(0, 8) + hash("sha256", `${operation}:${kind}:${label}`, "hex").slice(0, 24)
+  );
 }

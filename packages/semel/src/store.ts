@@ -86,6 +86,12 @@ export type Ending = AttemptToken &
  */
 export type SettleAnswer = { kind: "settled" } | { kind: "stale" };
 
+/** What an attempt adds to its record's journal (SM-14). */
+export interface JournalEntry extends AttemptToken {
+  /** Opaque to stores; not empty. */
+  bytes: Uint8Array;
+}
+
 export interface Renewal extends AttemptToken {
   leaseMs: number;
   /** As in the {@link Claim}: the record's end moves along with its lease. */
@@ -110,6 +116,13 @@ export interface StoredRecord extends AttemptToken {
   result: Uint8Array | null;
   /** Why it is held. */
   reason: string | null;
+  /**
+   * What attempts have appended, in order; `null` when nothing was. A store may forget it once the
+   * record is completed. Always `null` in a listing.
+   */
+  journal: Uint8Array | null;
+  /** Time since it was created. */
+  ageMs: number;
   createdAt: number;
   /** The last change of state. */
   updatedAt: number;
@@ -167,6 +180,148 @@ export interface StoreStats {
   bytes: number | null;
 }
 
+/** What a {@link StoreQueue} keeps: `task`: a durable operation to run; `effect`: a delivery to make. */
+export type QueueKind = "task" | "effect";
+
+/** Work to be done later, perhaps by another process. */
+export interface QueueItem {
+  /**
+   * 32 lowercase hexadecimal digits, derived from what it is: one that is added again is there
+   * already. The first eight are those of `operation`, so that a store can keep an item with its
+   * record and still find it by its id; `queueItemId()` makes such.
+   */
+  id: string;
+  kind: QueueKind;
+  /** What can do it: the name of a durable operation, or of an effect. 1 to 255 characters, no NUL. */
+  name: string;
+  /** The record it belongs to. Items of one kind and operation are done one after the other, by `place`. */
+  operation: RecordId;
+  scope: string;
+  key: string;
+  /** From 0; rises within (`operation`, `kind`). */
+  place: number;
+  /** Opaque to stores. */
+  payload: Uint8Array;
+}
+
+/** `waiting`: to be done, or being done; `done`: kept so that it is not added again; `dead`: given up. */
+export type QueueState = "waiting" | "done" | "dead";
+
+/** An item with what became of it. Times are milliseconds since the Unix epoch by the store's clock. */
+export interface StoredItem extends QueueItem {
+  state: QueueState;
+  /** How often it was claimed. */
+  started: number;
+  /** How often somebody said how that ended; what is missing to `started` has crashed, or runs. */
+  finished: number;
+  /** Until it may be claimed (again); 0 or less: now. `null` unless `waiting`. */
+  dueInMs: number | null;
+  /** Why it last failed; NUL and lone surrogates are replaced. */
+  error: string | null;
+  ageMs: number;
+  createdAt: number;
+  /** Time until it is forgotten; `null`: kept. */
+  expiresInMs: number | null;
+}
+
+/** The fencing token of an item's claim: every write about it carries both. */
+export interface ItemToken {
+  id: string;
+  /** `started` of the claim. */
+  started: number;
+  /** The nonce of the claim: 32 lowercase hexadecimal digits. */
+  owner: string;
+}
+
+export interface ItemClaim {
+  kind: QueueKind;
+  /** Only items of these names; 1 to 100, each once. */
+  names: readonly string[];
+  /** 1 to 1,000. */
+  limit: number;
+  /** The items are nobody else's for so long; then they are due again. */
+  leaseMs: number;
+  owner: string;
+}
+
+/** How a claimed item ended. */
+export type ItemEnding = ItemToken &
+  (
+    | { kind: "done"; retentionMs: number }
+    /** Without an error it has not failed, but is handed on; that of an earlier failure stays. */
+    | { kind: "retry"; dueInMs: number; error: string | null }
+    | { kind: "dead"; error: string; retentionMs: number | null }
+  );
+
+export interface ItemQuery {
+  kind?: QueueKind;
+  state?: QueueState;
+  name?: string;
+  /** 1 to 1,000. */
+  limit: number;
+  /** Where the previous page ended; its form is the store's own. */
+  cursor?: string;
+}
+
+/** Newest first. `payload` is always empty in a listing. */
+export interface ItemPage {
+  items: StoredItem[];
+  cursor?: string;
+}
+
+export interface QueueStats {
+  /** Items by kind and state. */
+  states: Record<QueueKind, Record<QueueState, number>>;
+  /** How long the item that is due for the longest time has been due, by kind; `null`: nothing is. */
+  oldestDueMs: Record<QueueKind, number | null>;
+}
+
+/**
+ * Work that outlives the process that asked for it (EN-7, EN-8): a table of items that many processes
+ * claim from at once. An item is claimed by at most one at a time, is due again when its claim's lease
+ * lapses, and whoever lost it can say nothing about it any more. Which item is claimed next is decided
+ * by its state alone, never by a position that was read before, so that late commits are not lost.
+ * Cost is flat in what is done, dead or not yet due.
+ */
+export interface StoreQueue {
+  /**
+   * Keeps all of the items, or none: 1 to 1,000, all of one operation. With `attempt`, which is one of
+   * that operation's record, only if the record runs this attempt, tested in the very statement that
+   * writes; otherwise `stale`. Items whose id is there stay as they are.
+   */
+  add(
+    items: readonly QueueItem[],
+    options: { dueInMs: number; attempt?: AttemptToken },
+  ): Promise<SettleAnswer>;
+  /**
+   * The items that are due, longest due first, as far as no other of the same kind and operation with
+   * a lower place is `waiting`. Adds one to `started`.
+   */
+  claim(claim: ItemClaim): Promise<StoredItem[]>;
+  /**
+   * Makes claims last longer; a lapsed one that nobody took may be renewed. Up to 1,000, one answer
+   * each.
+   */
+  renew(tokens: readonly ItemToken[], leaseMs: number): Promise<RenewAnswer[]>;
+  /**
+   * Writes how claims ended; adds one to `finished`, and ends the claim. Up to 1,000, one answer each;
+   * of several endings of one claim the first counts. What is sent again is `stale`.
+   */
+  finish(endings: readonly ItemEnding[]): Promise<SettleAnswer[]>;
+  read(id: string): Promise<StoredItem | undefined>;
+  list(query: ItemQuery): Promise<ItemPage>;
+  /**
+   * Has a `waiting` or `dead` item that is not claimed right now be due now, as if it had never been
+   * started; `false`: it is none.
+   */
+  revive(id: string): Promise<boolean>;
+  /** Forgets an item that is not claimed right now; `false`: it is, or is not there. */
+  remove(id: string): Promise<boolean>;
+  stats(): Promise<QueueStats>;
+  /** Removes at most `limit` items that have expired, and returns how many. */
+  sweep(limit: number): Promise<number>;
+}
+
 /**
  * Keeps records. Every method is one atomic operation against the store, judges leases and expiry
  * by the store's own clock (SM-19), treats an expired record as absent, and may be called
@@ -214,12 +369,21 @@ export interface Store {
   stats(): Promise<StoreStats>;
 
   /**
+   * SM-14: adds to the journal of the record that runs this attempt, tested in the very statement
+   * that writes; otherwise `stale`. What is sent again after a lost reply may be kept twice.
+   * Without it, handlers can have no steps (EN-6).
+   */
+  append?(entry: JournalEntry): Promise<SettleAnswer>;
+
+  /**
    * Wakes those who wait for an operation (EN-3): `wake` is called when its record may have changed,
    * perhaps too often, perhaps not at all; a lost notification only costs time. Returns its end.
    */
   subscribe?(id: RecordId, wake: () => void): () => void;
   /** Present where claim, the handler's writes and the result can be one transaction (EN-5). */
   readonly transactions?: StoreTransactions;
+  /** Present where durable operations (EN-7) and effects (EN-8) can be kept. */
+  readonly queue?: StoreQueue;
 }
 
 export type SqlValue = string | number | bigint | boolean | Uint8Array | Date | null;
@@ -266,8 +430,49 @@ export interface StoreTransactions<Transaction = unknown> {
     result: Uint8Array,
     retentionMs: number,
   ): Promise<SettleAnswer>;
+  /**
+   * The same where it saves a round trip: once it answers `settled`, the transaction may have been
+   * committed as well, which `run` then does not do again. It rejects as `complete` does, or as the
+   * commit of `run`.
+   */
+  completeAndCommit?(
+    executor: SqlExecutor,
+    claim: Claim,
+    result: Uint8Array,
+    retentionMs: number,
+  ): Promise<SettleAnswer>;
+  /**
+   * `complete` for many operations at once: for a batch of messages that is marked before it is handled
+   * (MSG-1). In as few statements as the database has words for, however many they are, and waiting as
+   * `complete` does. Claims come sorted by id, are of different records, and never `refuseLate`.
+   *
+   * @returns an answer each: `acquired` are those that are completed now
+   */
+  completeMany(
+    executor: SqlExecutor,
+    claims: readonly Claim[],
+    results: readonly Uint8Array[],
+    retentionMs: number,
+  ): Promise<BeginAnswer[]>;
+  /** Turns what `completeMany` completed in the same transaction `open`, for when it is not done after all. */
+  reopen(
+    executor: SqlExecutor,
+    tokens: readonly AttemptToken[],
+    retentionMs: number,
+  ): Promise<void>;
   /** {@link Store.begin} within a transaction that the caller opened; waits as `complete` does. */
   begin(executor: SqlExecutor, claim: Claim): Promise<BeginAnswer>;
+  /** {@link Store.append} within a transaction that the caller opened. */
+  append?(executor: SqlExecutor, entry: JournalEntry): Promise<SettleAnswer>;
   /** {@link Store.settle} within a transaction that the caller opened. */
   settle(executor: SqlExecutor, ending: Ending): Promise<SettleAnswer>;
+  /**
+   * {@link StoreQueue.add} within a transaction that the caller opened: not to be claimed before it has
+   * committed.
+   */
+  enqueue?(
+    executor: SqlExecutor,
+    items: readonly QueueItem[],
+    options?: { dueInMs: number },
+  ): Promise<void>;
 }

@@ -1,10 +1,19 @@
 // One family of errors: literal codes, what to do next, and causes (EN-12).
 
 import { describe, expect, expectTypeOf, test } from "vitest";
+import { NoAnswer } from "../src/client/errors.ts";
 import type { ErrorCode, Retry } from "../src/errors.ts";
 import * as errors from "../src/errors.ts";
 
 const cause = new Error("cause");
+const UNANSWERED = {
+  method: "POST",
+  url: "https://shop.example/charges",
+  key: "k",
+  firstSent: "Sun, 22 Nov 2026 12:00:00 GMT",
+  attempts: 2,
+  gaveUp: "attempts",
+} as const;
 
 /** One of every class, with the code and the advice that EN-12 and HTTP-11 ask for. */
 const ERRORS: [errors.SemelError, ErrorCode, Retry][] = [
@@ -28,6 +37,10 @@ const ERRORS: [errors.SemelError, ErrorCode, Retry][] = [
   [new errors.NotSerializable("m", { cause }), "not-serializable", "never"],
   [new errors.OperationFailed(cause), "operation-failed", "new-key"],
   [new errors.NotApplied(cause), "not-applied", "same-key"],
+  [new errors.StepInvalid("m"), "step-invalid", "never"],
+  [new errors.StepsDiverged("m"), "steps-diverged", "never"],
+  [new errors.EffectInvalid("m"), "effect-invalid", "never"],
+  [new NoAnswer(UNANSWERED, cause), "no-answer", "same-key"],
   [new errors.InvalidOption("m"), "option-invalid", "never"],
   [new errors.Closed(), "closed", "same-key"],
 ];
@@ -41,6 +54,7 @@ const WITH_CAUSE = new Set<ErrorCode>([
   "not-serializable",
   "operation-failed",
   "not-applied",
+  "no-answer",
 ]);
 
 describe("errors (EN-12)", () => {
@@ -62,7 +76,9 @@ describe("errors (EN-12)", () => {
       (value): value is typeof errors.KeyReused =>
         typeof value === "function" && value.prototype instanceof errors.SemelError,
     );
-    expect(new Set(ERRORS.map(([error]) => error.constructor))).toEqual(new Set(classes));
+    expect(new Set(ERRORS.map(([error]) => error.constructor))).toEqual(
+      new Set([...classes, NoAnswer]),
+    );
     expect(ERRORS.map(([, code]) => code).sort()).toEqual(Object.keys(errors.ERROR_CODES).sort());
   });
 

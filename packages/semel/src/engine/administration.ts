@@ -2,7 +2,8 @@
 
 import type { Codec } from "../codec.ts";
 import { type Duration, durationMs } from "../duration.ts";
-import { InvalidOption } from "../errors.ts";
+import { InvalidOption, StoreUnavailable } from "../errors.ts";
+import { publish } from "../events.ts";
 import { assertKey, assertScope } from "../key.ts";
 import { assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
 import type {
@@ -12,11 +13,13 @@ import type {
   Store,
   StoredRecord,
   StoreStats,
-  VoidAnswer,
 } from "../store.ts";
 import type { Names } from "./at-rest.ts";
+import { durableScope } from "./durable/definition.ts";
+import type { Tasks } from "./durable/tasks.ts";
 import { open, type StoredResult, seal } from "./envelope.ts";
 import { decoded, encoded } from "./execution.ts";
+import { type StepRecord, stepsOf } from "./journal.ts";
 import type { Policy } from "./policy.ts";
 import type { ResultCache } from "./result-cache.ts";
 import type { Sweeper } from "./sweeper.ts";
@@ -26,10 +29,20 @@ export interface OperationName {
   key: string;
   /** @default "" */
   scope?: string;
+  /** The name of a durable operation. @default none: that of `run()` and of requests */
+  operation?: string;
 }
 
 /** A record as administrators see it; times in milliseconds since the Unix epoch by the store. */
-export type OperationRecord = Omit<StoredRecord, "owner" | "result">;
+export type OperationRecord = Omit<StoredRecord, "owner" | "result" | "journal">;
+
+/** One record with what it holds. */
+export type OperationDetails = OperationRecord & {
+  /** Of an operation of `run()` that completed. */
+  value?: unknown;
+  /** What its steps have come to. A store may forget them once the operation has completed. */
+  steps: StepRecord[];
+};
 
 /** What a caller may know of its operation (EN-9). */
 export interface OperationStatus {
@@ -38,6 +51,27 @@ export interface OperationStatus {
   /** Until the record is forgotten; `null`: kept until resolved, or absent. */
   expiresInMs: number | null;
 }
+
+/** What stays of an operation that never runs any more: proof for whoever has to act on that. */
+export interface Tombstone extends OperationName {
+  scope: string;
+  /** The record's id. */
+  id: string;
+  /** How many attempts had begun before; none of them can complete any more. */
+  attempts: number;
+  /** In milliseconds since the Unix epoch, by the store's clock. */
+  voidedAt: number;
+  /** How long it is proof, in milliseconds; `null`: for ever. */
+  expiresInMs: number | null;
+}
+
+export type VoidOutcome =
+  /** It will never run, and never be completed by an attempt that had begun. */
+  | { kind: "voided"; receipt: Tombstone }
+  /** It runs: nothing was changed. */
+  | { kind: "busy" }
+  /** It is completed: nothing was changed. */
+  | { kind: "completed" };
 
 export interface RecordQuery {
   scope?: string;
@@ -61,12 +95,14 @@ export type Verdict =
   | { outcome: "not-applied" };
 
 export interface AdministrationParts {
+  readonly maxResultBytes: number;
   store: Store;
   names: Names;
   cache: ResultCache;
   sweeper: Sweeper;
   codec: Codec;
   policy: Policy;
+  tasks: Tasks;
 }
 
 const STATES = ["running", "completed", "held", "open", "void"];
@@ -78,18 +114,18 @@ export class Administration {
     this.#parts = parts;
   }
 
-  async get(name: OperationName): Promise<(OperationRecord & { value?: unknown }) | undefined> {
-    const stored = await this.#parts.store.read(idOf(name, this.#parts.names));
+  async get(name: OperationName): Promise<OperationDetails | undefined> {
+    const stored = await this.#parts.store.read(this.#named(name).id);
     if (stored === undefined) return undefined;
-    const record = recordOf(stored);
+    const record = { ...recordOf(stored), steps: stored.journal ? stepsOf(stored.journal) : [] };
     if (stored.result === null) return record;
-    const result = await open(stored.result);
+    const result = await open(stored.result, this.#parts.maxResultBytes);
     if (result.kind !== "value" || result.omitted) return record;
     return { ...record, value: decoded(this.#parts.codec, result) };
   }
 
   async status(name: OperationName): Promise<OperationStatus> {
-    const record = await this.#parts.store.read(idOf(name, this.#parts.names));
+    const record = await this.#parts.store.read(this.#named(name).id);
     if (record === undefined) return { state: "absent", attempt: 0, expiresInMs: null };
     const { attempt, expiresInMs } = record;
     return { state: effectiveState(record), attempt, expiresInMs };
@@ -112,38 +148,69 @@ export class Administration {
 
   async resolve(name: OperationName, verdict: Verdict): Promise<ResolveAnswer> {
     assertOneOf(verdict?.outcome, ["applied", "not-applied"], "outcome");
-    const { store, codec, policy, cache } = this.#parts;
-    const id = idOf(name, this.#parts.names);
+    const { store, codec, policy, cache, tasks } = this.#parts;
+    const { id } = this.#named(name);
     const { retentionMs } = policy;
-    const answer =
-      verdict.outcome === "not-applied"
-        ? await store.resolve({ id, retentionMs, kind: "open" })
-        : await store.resolve({
-            ...{ id, retentionMs, kind: "complete" },
-            result: await seal(
-              "result" in verdict ? verdict.result : encoded(codec, verdict.value),
-            ),
-          });
+    let answer: ResolveAnswer;
+    if (verdict.outcome === "not-applied") {
+      answer = await tasks.open(id, (unfinishedMs) =>
+        store.resolve({ id, kind: "open", retentionMs: unfinishedMs ?? retentionMs }),
+      );
+    } else {
+      const result = "result" in verdict ? verdict.result : encoded(codec, verdict.value);
+      answer = await store.resolve({
+        id,
+        retentionMs,
+        kind: "complete",
+        result: await seal(result),
+      });
+      if (answer.kind === "resolved") await tasks.end(id);
+    }
     cache.delete(id);
+    publish(() => ({ type: "decided", id, decision: "resolve", answer: answer.kind }));
     return answer;
   }
 
-  async void(name: OperationName): Promise<VoidAnswer> {
-    const id = idOf(name, this.#parts.names);
-    const { store, policy } = this.#parts;
-    const { key, scope = "" } = name;
-    return store.void({ id, key, scope, retentionMs: policy.retentionMs });
+  async void(name: OperationName): Promise<VoidOutcome> {
+    const { store, policy, tasks } = this.#parts;
+    const { id, key, scope, shown } = this.#named(name);
+    const answer = await store.void({ id, key, scope, retentionMs: policy.retentionMs });
+    publish(() => ({ type: "decided", id, decision: "void", answer: answer.kind }));
+    if (answer.kind !== "voided") return answer;
+    await tasks.end(id);
+    const record = await store.read(id);
+    if (record?.state !== "void") {
+      throw new StoreUnavailable("The tombstone of a voided operation is gone; void it again");
+    }
+    const { attempt: attempts, updatedAt: voidedAt, expiresInMs } = record;
+    return { kind: "voided", receipt: { ...shown, id, attempts, voidedAt, expiresInMs } };
   }
 
   async delete(name: OperationName): Promise<DeleteAnswer> {
-    const id = idOf(name, this.#parts.names);
+    const { id } = this.#named(name);
     const answer = await this.#parts.store.delete(id);
+    if (answer.kind !== "busy") await this.#parts.tasks.end(id);
     this.#parts.cache.delete(id);
+    publish(() => ({ type: "decided", id, decision: "delete", answer: answer.kind }));
     return answer;
   }
 
   stats(): Promise<StoreStats> {
     return this.#parts.store.stats();
+  }
+
+  /** What an operation is called by its caller, and what its record has. */
+  #named(name: OperationName) {
+    if (typeof name !== "object" || name === null) {
+      throw new InvalidOption("An operation is named by { key, scope }");
+    }
+    assertKnownOptions(name, ["key", "scope", "operation"], "An operation's name");
+    const { key, scope: shownScope = "", operation } = name;
+    assertKey(key);
+    assertScope(shownScope);
+    const scope = operation === undefined ? shownScope : durableScope(operation, shownScope);
+    const shown = { key, scope: shownScope, ...(operation !== undefined && { operation }) };
+    return { id: this.#parts.names.id(scope, key), key, scope, shown };
   }
 
   async purge(options: PurgeOptions): Promise<number> {
@@ -167,18 +234,8 @@ export interface PurgeOptions {
   signal?: AbortSignal;
 }
 
-function idOf(name: OperationName, names: Names): string {
-  if (typeof name !== "object" || name === null) {
-    throw new InvalidOption("An operation is named by { key, scope }");
-  }
-  assertKnownOptions(name, ["key", "scope"], "An operation's name");
-  const { key, scope = "" } = name;
-  assertKey(key);
-  assertScope(scope);
-  return names.id(scope, key);
-}
-
-function recordOf({ owner: _owner, result: _result, ...record }: StoredRecord): OperationRecord {
+function recordOf(stored: StoredRecord): OperationRecord {
+  const { owner: _owner, result: _result, journal: _journal, ...record } = stored;
   return record;
 }
 

@@ -1,14 +1,21 @@
 // How a request is let in: by a result that this process knows, by an attempt that runs in it, or by
 // asking the store. Duplicates in one process meet here and cost the store nothing.
 
-import type { Clock } from "../clock.ts";
-import { Closed, isSemelError, type SemelError, StoreUnavailable } from "../errors.ts";
-import { publish } from "../events.ts";
+import {
+  AttemptSuperseded,
+  Closed,
+  isSemelError,
+  type SemelError,
+  StoreUnavailable,
+} from "../errors.ts";
+import { isObserved, publish } from "../events.ts";
 import { isComparable } from "../fingerprint.ts";
 import { backoffMs, bounded, pause } from "../retry.ts";
 import type { BeginAnswer, Claim, RecordId, StoredRecord } from "../store.ts";
 import { Attempt, type AttemptEnd, type AttemptHost, type Settlement } from "./attempt.ts";
+import { Claims, type ClaimsHost, type Heard, isTransient, lateAnswer } from "./claims.ts";
 import { open, type ResultKind, type StoredResult } from "./envelope.ts";
+import { settleByProbe } from "./execution.ts";
 import type { Heartbeat } from "./heartbeat.ts";
 import type { Policy } from "./policy.ts";
 import type { CachedResult, ResultCache } from "./result-cache.ts";
@@ -18,10 +25,14 @@ export interface OperationRequest {
   id: RecordId;
   key: string;
   scope: string;
+  /** What the handler is shown as its scope, where that is another one than the record's. */
+  handlerScope?: string | undefined;
   fingerprint: string;
   policy: Policy;
   /** The kind of result that the caller can make use of. */
   resultKind: ResultKind;
+  /** Makes such a result of the value that a probe has found. */
+  encode: (value: unknown) => StoredResult;
   /** When the request was first sent, in milliseconds since the Unix epoch, if it says so. */
   sentAt?: number | undefined;
   /** Ends waiting, never an attempt that has begun (SM-23). */
@@ -43,13 +54,16 @@ export type Admission =
 interface Flight {
   /** The first request: the one that asked the store. */
   request: OperationRequest;
-  /** The answer to it; never rejects. */
-  begun: Promise<Admission | SemelFailure>;
+  /** The answer to it, once there is one. */
+  answer: Admission | SemelFailure | undefined;
+  /** The same, made for the first duplicate that comes before it; never rejects. */
+  begun?: Promise<Admission | SemelFailure>;
+  tell?: (answer: Admission | SemelFailure) => void;
   /** The attempt that it was let in as. */
   attempt: Attempt | undefined;
-  /** Resolves when it is worth looking again. */
-  ended: Promise<void>;
-  end(): void;
+  /** Resolves when it is worth looking again; made for the first who waits. */
+  ended?: Promise<void>;
+  end?: () => void;
 }
 
 interface SemelFailure {
@@ -57,35 +71,34 @@ interface SemelFailure {
   error: SemelError;
 }
 
-export interface AdmissionHost extends AttemptHost {
+export interface AdmissionHost extends AttemptHost, ClaimsHost {
   readonly cache: ResultCache;
   readonly heartbeat: Heartbeat;
   /** A fresh owner nonce: 16 random bytes in hexadecimal. */
   nonce(): string;
-  /** How long the store may take to answer `begin`, in milliseconds. */
-  readonly storeTimeoutMs: number;
 }
 
-const BEGIN_TRIES = 2;
-const BEGIN_BACKOFF = { baseMs: 50, capMs: 50 };
+/** How a request got its answer: without the store, unless it is said otherwise. */
+interface Look {
+  cached: boolean;
+}
+
+const MISMATCH = { kind: "mismatch" } as const;
 /** However long somebody waits, this often they look for themselves. */
 const WAIT_MS_MAX = 60_000;
 const WAIT_BACKOFF = { baseMs: 20, capMs: 500 };
-/** Of its lease, what a claim may have used up when its answer arrives. */
-const LEASE_SHARE_MAX = 2 / 3;
-/** How a claim whose reply was lost is looked for, to give it back. */
-const ABANDON = { baseMs: 250, capMs: 5_000, triesMax: 20, atOnceMax: 1_000 };
 
 export class Admissions {
   readonly #host: AdmissionHost;
   readonly #flights = new Map<RecordId, Flight>();
   readonly #idle: (() => void)[] = [];
+  readonly #claims: Claims;
   #running = 0;
-  #abandoning = 0;
   #closed = false;
 
   constructor(host: AdmissionHost) {
     this.#host = host;
+    this.#claims = new Claims(host);
   }
 
   /** Operations that run in this process. */
@@ -129,18 +142,75 @@ export class Admissions {
    *
    * @param begin asks the store, for the first request of this process
    */
-  async admit(
+  admit(request: OperationRequest, begin?: () => Promise<Admission>): Promise<Admission> {
+    const { policy, signal } = request;
+    // Who does not wait, while nobody listens, needs none of what follows.
+    if (policy.waitMs === 0 && !signal?.aborted && !isObserved())
+      return this.#admitOnce(request, begin);
+    return this.#admitPatiently(request, begin);
+  }
+
+  /**
+   * {@link admit} for requests of different operations, of one policy by which they do not wait. The store
+   * is asked about all of them in one turn, and waited for once.
+   */
+  async admitTogether(
+    requests: readonly OperationRequest[],
+  ): Promise<PromiseSettledResult<Admission>[]> {
+    const isKnown = ({ id }: OperationRequest) =>
+      this.#flights.has(id) || this.#host.cache.get(id, this.#host.clock) !== undefined;
+    // Who listens is told of each.
+    const isApart = this.#closed || isObserved();
+    const admissions: (Admission | Promise<Admission>)[] = [];
+    const led: { place: number; flight: Flight; claim: Claim }[] = [];
+    for (const [place, request] of requests.entries()) {
+      if (isApart || isKnown(request)) {
+        const admission = this.admit(request);
+        admissions[place] = admission;
+        // Looked at below, when the others are there as well.
+        admission.catch(() => {});
+      } else led.push({ place, flight: this.#takeOff(request), claim: this.claim(request) });
+    }
+    if (led.length > 0) {
+      const heard = (index: number) => this.#hears(led[index]!.flight.request, led[index]!.claim);
+      const claims = led.map(({ claim }) => claim);
+      const { retentionMs } = led[0]!.flight.request.policy;
+      const begun = await this.#claims.beginTogether(claims, retentionMs, heard);
+      for (const [index, { place, flight }] of led.entries()) {
+        const admission = begun[index]!;
+        admissions[place] =
+          admission instanceof Promise
+            ? admission.then(
+                (late) => this.#led(flight, late),
+                (error) => this.#failed(flight, asStoreError(error)),
+              )
+            : this.#led(flight, admission);
+      }
+    }
+    return Promise.allSettled(admissions);
+  }
+
+  async #admitPatiently(
     request: OperationRequest,
-    begin: () => Promise<Admission> = () => this.#begin(request),
+    begin: (() => Promise<Admission>) | undefined,
   ): Promise<Admission> {
     const { clock } = this.#host;
-    const deadline = clock.now() + request.policy.waitMs;
+    const { waitMs } = request.policy;
+    const askedAt = clock.now();
     for (let tries = 0; ; tries++) {
       request.signal?.throwIfAborted();
-      const admission = await this.#admitOnce(request, begin);
-      if (admission.kind !== "busy") return admission;
-      const remainingMs = deadline - clock.now();
-      if (remainingMs <= 0) return admission;
+      const look: Look = { cached: true };
+      const admission = await this.#admitOnce(request, begin, look).catch((error: unknown) => {
+        if (isSemelError(error)) {
+          this.announce(request, { kind: "failed", error }, { cached: look.cached, askedAt });
+        }
+        throw error;
+      });
+      const remainingMs = askedAt + waitMs - clock.now();
+      if (admission.kind !== "busy" || remainingMs <= 0) {
+        this.announce(request, admission, { cached: look.cached, askedAt });
+        return admission;
+      }
       await this.#change(request, Math.min(remainingMs, WAIT_MS_MAX), tries);
     }
   }
@@ -150,7 +220,7 @@ export class Admissions {
     const { clock, store } = this.#host;
     const { id, signal } = request;
     const flight = this.#flights.get(id);
-    if (flight) return pause(clock, mostMs, signal, flight.ended);
+    if (flight) return pause(clock, mostMs, signal, endOf(flight));
     const delayMs = 5 + backoffMs(WAIT_BACKOFF, tries, () => this.#host.random());
     if (!store.subscribe) return pause(clock, Math.min(mostMs, delayMs), signal);
     let end = () => {};
@@ -189,8 +259,7 @@ export class Admissions {
 
   /** The live record, asked for within a bounded time. */
   read(id: RecordId): Promise<StoredRecord | undefined> {
-    const { store, clock, storeTimeoutMs } = this.#host;
-    return bounded(clock, store.read(id), storeTimeoutMs, lateAnswer);
+    return this.#claims.read(id);
   }
 
   /** What a record answers a request with; `undefined` when it does not stand in its way. */
@@ -200,7 +269,7 @@ export class Admissions {
     switch (record.state) {
       case "completed": {
         const { attempt, expiresInMs } = record;
-        const result = await open(record.result!);
+        const result = await open(record.result!, this.#host.maxResultBytes);
         return isUsable(result, request)
           ? { kind: "replay", attempt, result, expiresInMs: expiresInMs ?? 0 }
           : undefined;
@@ -216,72 +285,111 @@ export class Admissions {
     }
   }
 
-  async #admitOnce(request: OperationRequest, begin: () => Promise<Admission>): Promise<Admission> {
+  #admitOnce(
+    request: OperationRequest,
+    begin: (() => Promise<Admission>) | undefined,
+    look?: Look,
+  ): Promise<Admission> {
     const { cache, clock } = this.#host;
-    for (;;) {
-      const cached = cache.get(request.id, clock.now());
-      if (cached) {
-        const admission = this.#replayCached(request, cached);
-        this.#publish(request, admission, true);
-        return admission;
-      }
-      const flight = this.#flights.get(request.id);
-      const answer = flight ? await this.#join(request, flight) : await this.#lead(request, begin);
-      if (answer === undefined) continue;
-      if (answer.kind === "failed") throw answer.error;
-      this.#publish(request, answer, flight !== undefined);
-      return answer;
-    }
+    const cached = cache.get(request.id, clock);
+    if (cached) return Promise.resolve(this.#replayCached(request, cached));
+    const flight = this.#flights.get(request.id);
+    return flight ? this.#join(request, flight, begin, look) : this.#lead(request, begin, look);
   }
 
-  /**
-   * A duplicate of what this process is doing right now (EN-3). `undefined`: what the first request
-   * was answered says nothing about this one, which has to ask for itself.
-   */
+  /** A duplicate of what this process is doing right now (EN-3). */
   async #join(
     request: OperationRequest,
     flight: Flight,
-  ): Promise<Admission | SemelFailure | undefined> {
-    const begun = await flight.begun;
-    if (begun.kind === "run") {
-      if (differs(request.fingerprint, flight.request.fingerprint)) return { kind: "mismatch" };
-      return { kind: "busy", retryAfterMs: begun.attempt.leaseMs };
-    }
-    return begun.kind === "failed" || isSameQuestion(request, flight.request) ? begun : undefined;
+    begin: (() => Promise<Admission>) | undefined,
+    look: Look | undefined,
+  ): Promise<Admission> {
+    const answer = this.#answerOfLeader(request, flight.request, await begunOf(flight));
+    // What the first request was answered says nothing about this one, which has to ask for itself.
+    if (answer === undefined) return this.#admitOnce(request, begin, look);
+    if (answer.kind === "failed") throw answer.error;
+    return answer;
   }
 
-  /** The first request here: the one that asks the store. */
-  async #lead(
+  #answerOfLeader(
     request: OperationRequest,
-    begin: () => Promise<Admission>,
-  ): Promise<Admission | SemelFailure> {
-    if (this.#closed) return { kind: "failed", error: new Closed() };
-    let end = () => {};
-    const ended = new Promise<void>((resolve) => {
-      end = resolve;
-    });
-    const begun = begin().catch(
-      (error: unknown): SemelFailure => ({ kind: "failed", error: asStoreError(error) }),
+    leader: OperationRequest,
+    begun: Admission | SemelFailure,
+  ): Admission | SemelFailure | undefined {
+    if (begun.kind === "run") {
+      if (differs(request.fingerprint, leader.fingerprint)) return { kind: "mismatch" };
+      return { kind: "busy", retryAfterMs: begun.attempt.leaseMs };
+    }
+    return begun.kind === "failed" || isSameQuestion(request, leader) ? begun : undefined;
+  }
+
+  /**
+   * The first request here: the one that asks the store. Here and below, on the way of every new
+   * operation, steps are chained where an `await` would cost several times as much.
+   */
+  #lead(
+    request: OperationRequest,
+    begin: (() => Promise<Admission>) | undefined,
+    look: Look | undefined,
+  ): Promise<Admission> {
+    if (look) look.cached = false;
+    if (this.#closed) return Promise.reject(new Closed());
+    const flight = this.#takeOff(request);
+    return (begin ? begin() : this.#begin(request)).then(
+      (admission) => this.#led(flight, admission),
+      (error) => this.#failed(flight, asStoreError(error)),
     );
-    const flight: Flight = { request, begun, attempt: undefined, ended, end };
+  }
+
+  #takeOff(request: OperationRequest): Flight {
+    const flight: Flight = { request, answer: undefined, attempt: undefined };
     this.#flights.set(request.id, flight);
     this.#running++;
-    const admission = await begun;
+    return flight;
+  }
+
+  #led(flight: Flight, admission: Admission): Admission | Promise<Admission> {
+    const { request } = flight;
+    flight.answer = admission;
+    flight.tell?.(admission);
     if (admission.kind === "run") {
       flight.attempt = admission.attempt;
       // A probe first finds out about the attempt before this one, which only it can.
-      if (!this.#closed || admission.probe) return admission;
-      await admission.attempt.settle({ kind: "release" });
-      return { kind: "failed", error: new Closed() };
+      if (this.#closed && !admission.probe) return this.#giveUp(admission.attempt);
+    } else {
+      this.#land(flight);
+      this.#leave();
     }
+    const isProbe = admission.kind === "run" && admission.probe;
+    return isProbe ? this.#probed(request, admission.attempt) : admission;
+  }
+
+  #failed(flight: Flight, error: SemelError): never {
+    const failure: SemelFailure = { kind: "failed", error };
+    flight.answer = failure;
+    flight.tell?.(failure);
     this.#land(flight);
     this.#leave();
-    return admission;
+    throw error;
+  }
+
+  async #giveUp(attempt: Attempt): Promise<never> {
+    await attempt.settle({ kind: "release" });
+    throw new Closed();
+  }
+
+  /** What a probe makes of the attempt that crashed, or else what stands instead of it. */
+  async #probed(request: OperationRequest, attempt: Attempt): Promise<Admission> {
+    const settled = await settleByProbe(attempt, request.encode);
+    if (settled.kind !== "superseded") return settled as Admission;
+    const successor = await this.follow(settled.record, request);
+    if (successor === undefined) throw new AttemptSuperseded();
+    return successor;
   }
 
   #land(flight: Flight): void {
     this.#flights.delete(flight.request.id);
-    flight.end();
+    flight.end?.();
   }
 
   #leave(): void {
@@ -290,31 +398,34 @@ export class Admissions {
     for (const resolve of this.#idle.splice(0)) resolve();
   }
 
-  async #begin(request: OperationRequest): Promise<Admission> {
-    const claim = this.claim(request);
-    const { policy } = request;
-    const answer = await this.#ask(claim, policy);
-    if (answer.kind === "mismatch" && !isComparable(answer.fingerprint, request.fingerprint)) {
-      // Made by another algorithm, before or after a deploy: the key alone decides.
-      return this.#admission(
-        request,
-        await this.#ask({ ...claim, fingerprint: answer.fingerprint }, policy),
-        claim,
-      );
-    }
-    return this.#admission(request, answer, claim);
+  #begin(request: OperationRequest, claim = this.claim(request)): Promise<Admission> {
+    return this.#claims.begin(claim, request.policy.retentionMs, this.#hears(request, claim));
   }
 
-  async #admission(
-    request: OperationRequest,
-    answer: BeginAnswer,
-    claim: Claim,
-  ): Promise<Admission> {
-    if (answer.kind !== "acquired") return this.refused(request, answer, claim.fingerprint);
-    const { id, owner } = claim;
-    const attempt = new Attempt(this.#host, request, { id, attempt: answer.attempt, owner });
-    this.#host.heartbeat.add(attempt);
-    return { kind: "run", attempt, probe: answer.probe };
+  #hears(request: OperationRequest, claim: Claim): Heard<Admission> {
+    return (answer, askedAt, now) => {
+      switch (answer.kind) {
+        case "acquired": {
+          const token = { id: claim.id, attempt: answer.attempt, owner: claim.owner };
+          const attempt = new Attempt(this.#host, request, token, now);
+          this.#host.heartbeat.add(attempt);
+          return { kind: "run", attempt, probe: answer.probe };
+        }
+        case "done": {
+          const expiresInMs = Math.max(0, answer.expiresInMs - (now - askedAt));
+          return this.refused(request, { ...answer, expiresInMs }, request.fingerprint);
+        }
+        case "mismatch": {
+          const { fingerprint } = answer;
+          const isFirst = claim.fingerprint === request.fingerprint;
+          if (!isFirst || isComparable(fingerprint, request.fingerprint)) return MISMATCH;
+          // Made by another algorithm, before or after a deploy: the key alone decides.
+          return this.#begin(request, { ...claim, fingerprint });
+        }
+        default:
+          return this.refused(request, answer, request.fingerprint);
+      }
+    };
   }
 
   /** What a request is answered with that may not run. */
@@ -325,7 +436,7 @@ export class Admissions {
   ): Promise<Admission> {
     switch (answer.kind) {
       case "done": {
-        const result = await open(answer.result);
+        const result = await open(answer.result, this.#host.maxResultBytes);
         if (!isUsable(result, request)) return { kind: "mismatch" };
         this.#remember(request.id, fingerprint, answer.attempt, result, answer.expiresInMs);
         return { kind: "replay", attempt: answer.attempt, result, expiresInMs: answer.expiresInMs };
@@ -344,92 +455,23 @@ export class Admissions {
     const { id, scope, key, fingerprint, policy, sentAt } = request;
     const { leaseMs, onCrash, attemptsMax, lapsedRetentionMs, heldRetentionMs, lateAfterMs } =
       policy;
-    return {
+    const owner = this.#host.nonce();
+    const claim: Claim = {
       id,
       scope,
       key,
       fingerprint,
-      owner: this.#host.nonce(),
+      owner,
       leaseMs,
       onCrash,
       attemptsMax,
       lapsedRetentionMs,
       heldRetentionMs,
-      ...(sentAt !== undefined &&
-        lateAfterMs !== undefined && { refuseLate: { sentAt, ageMaxMs: lateAfterMs } }),
     };
-  }
-
-  /** Asks within a bounded time. A lost reply is asked for again with the same owner (SM-16). */
-  async #ask(claim: Claim, { retentionMs }: Policy): Promise<BeginAnswer> {
-    const { store, clock, storeTimeoutMs } = this.#host;
-    const deadline = clock.now() + storeTimeoutMs;
-    for (let tries = 1; ; tries++) {
-      const asked = timed(clock, () => store.begin(claim));
-      try {
-        const { answer, tookMs } = await bounded(
-          clock,
-          asked,
-          Math.max(1, deadline - clock.now()),
-          lateAnswer,
-        );
-        if (answer.kind === "done") {
-          return { ...answer, expiresInMs: Math.max(0, answer.expiresInMs - tookMs) };
-        }
-        // The first heartbeat would come too late: by then the lease may be somebody else's.
-        if (answer.kind === "acquired" && tookMs > claim.leaseMs * LEASE_SHARE_MAX)
-          throw lateAnswer();
-        return answer;
-      } catch (error) {
-        const delayMs = backoffMs(BEGIN_BACKOFF, tries, () => this.#host.random());
-        if (isTransient(error) && tries < BEGIN_TRIES && clock.now() + delayMs < deadline) {
-          await pause(clock, delayMs);
-          continue;
-        }
-        if (isTransient(error) || tries > 1) void this.#abandon(claim, asked, retentionMs);
-        throw error;
-      }
+    if (sentAt !== undefined && lateAfterMs !== undefined) {
+      claim.refuseLate = { sentAt, ageMaxMs: lateAfterMs };
     }
-  }
-
-  /**
-   * The store did not answer in time, so nothing runs here. If it claimed all the same, that claim
-   * is given back: that nothing ran is certain, because it would have run in this process.
-   */
-  async #abandon(claim: Claim, asked: Promise<unknown>, retentionMs: number): Promise<void> {
-    // Too many at once to be looked after: their leases lapse.
-    if (this.#abandoning === ABANDON.atOnceMax) return;
-    this.#abandoning++;
-    const { clock } = this.#host;
-    let answered = false;
-    const answer = asked.then(noop, noop).then(() => {
-      answered = true;
-    });
-    for (let tries = 0; tries < ABANDON.triesMax; tries++) {
-      // A store that lost the connection may still be at it: one more look after its answer.
-      const isLast = answered && tries > 0;
-      try {
-        if ((await this.#giveBack(claim, retentionMs)) || isLast) break;
-      } catch (error) {
-        publish(() => ({ type: "background-failure", during: "abandon", error }));
-      }
-      const delayMs = backoffMs(ABANDON, tries, () => this.#host.random());
-      await pause(clock, delayMs, undefined, answered ? undefined : answer);
-    }
-    this.#abandoning--;
-  }
-
-  /** Releases the claim, if the store has it. @returns whether nothing is left to do */
-  async #giveBack({ id, owner }: Claim, retentionMs: number): Promise<boolean> {
-    const { store, clock, storeTimeoutMs } = this.#host;
-    const record = await bounded(clock, store.read(id), storeTimeoutMs, lateAnswer);
-    if (record?.state !== "running" || record.owner !== owner) return false;
-    // What became of the attempt before this one is not known: its probe has to find out.
-    if (record.onCrash === "probe" && record.crashes > 0) return true;
-    const { attempt } = record;
-    const released = store.settle({ kind: "release", id, attempt, owner, retentionMs });
-    await bounded(clock, released, storeTimeoutMs, lateAnswer);
-    return true;
+    return claim;
   }
 
   #remember(
@@ -456,18 +498,43 @@ export class Admissions {
     };
   }
 
-  #publish(request: OperationRequest, admission: Admission, cached: boolean): void {
+  /** Tells whoever listens what a request was answered with. */
+  announce(
+    request: OperationRequest,
+    admission: Admission | SemelFailure,
+    { cached, askedAt }: { cached: boolean; askedAt: number },
+  ): void {
+    const { store, clock } = this.#host;
     publish(() => ({
       type: "admitted",
       id: request.id,
+      store: store.name,
       admission: admission.kind,
       cached,
       ...("attempt" in admission && {
         attempt:
           typeof admission.attempt === "number" ? admission.attempt : admission.attempt.attempt,
       }),
+      ...(admission.kind === "failed" && { code: admission.error.code }),
+      // Who has begun to listen in the meantime is not told of a time that was not taken.
+      durationMs: askedAt === 0 ? 0 : clock.now() - askedAt,
     }));
   }
+}
+
+function begunOf(flight: Flight): Admission | SemelFailure | Promise<Admission | SemelFailure> {
+  if (flight.answer) return flight.answer;
+  flight.begun ??= new Promise((resolve) => {
+    flight.tell = resolve;
+  });
+  return flight.begun;
+}
+
+function endOf(flight: Flight): Promise<void> {
+  flight.ended ??= new Promise((resolve) => {
+    flight.end = resolve;
+  });
+  return flight.ended;
 }
 
 /** Another payload under the same key. Fingerprints of different algorithms say nothing. */
@@ -488,27 +555,6 @@ function isSameQuestion(one: OperationRequest, other: OperationRequest): boolean
     one.sentAt === other.sentAt &&
     one.policy.lateAfterMs === other.policy.lateAfterMs
   );
-}
-
-/** Asking again may help, and the store may have done what it was asked. */
-function isTransient(error: unknown): boolean {
-  return !isSemelError(error) || error.code === "store-unavailable";
-}
-
-/** How long the store took to answer. What throws at once is a rejection like any other. */
-async function timed<T>(
-  clock: Clock,
-  ask: () => Promise<T>,
-): Promise<{ answer: T; tookMs: number }> {
-  const askedAt = clock.now();
-  const answer = await ask();
-  return { answer, tookMs: clock.now() - askedAt };
-}
-
-function noop(): void {}
-
-function lateAnswer(): Error {
-  return new StoreUnavailable("The store did not answer in time; nothing ran");
 }
 
 function asStoreError(error: unknown): SemelError {

@@ -18,6 +18,7 @@ import type {
   BeginAnswer,
   Claim,
   Ending,
+  JournalEntry,
   ListQuery,
   RecordId,
   Resolution,
@@ -26,6 +27,7 @@ import type {
   StoreTransactions,
   VoidRequest,
 } from "../store.ts";
+import { frame, framesOf } from "./journal.ts";
 
 /** Encryption of results at rest with AES-256-GCM (NIST SP 800-38D). */
 export interface EncryptionOptions {
@@ -42,18 +44,14 @@ const TAG_BYTES = 16;
 const KEY_ID_LENGTH_MAX = 32;
 const SECRET_BYTES_MIN = 16;
 
-/**
- * Puts encryption and hashing in front of a store.
- *
- * @throws {InvalidOption} for a key of the wrong size or an unknown current one
- */
+/** Puts encryption and hashing in front of a store. */
 export function protectedStore<Kept extends Store>(
   store: Kept,
-  encryption: EncryptionOptions | undefined,
+  cipher: Cipher | undefined,
   names: Names,
 ): Kept {
-  if (!encryption && !names.isHashed) return store;
-  const overrides = transitions(store, new Veil(encryption && new Cipher(encryption), names));
+  if (!cipher && !names.isHashed) return store;
+  const overrides = transitions(store, new Veil(cipher, names));
   // What is not about names and results, such as `migrate()`, is the store's own.
   return new Proxy(store, {
     get: (target, name) => {
@@ -69,6 +67,9 @@ function transitions(store: Store, veil: Veil) {
   return {
     begin: async (claim: Claim) => veil.answer(await store.begin(veil.named(claim)), claim.id),
     settle: (ending: Ending) => store.settle(veil.ending(ending)),
+    ...(store.append && {
+      append: (entry: JournalEntry) => store.append!(veil.entry(entry)),
+    }),
     async read(id: RecordId) {
       const record = await store.read(id);
       return record && veil.record(record);
@@ -87,15 +88,35 @@ function transitions(store: Store, veil: Veil) {
 }
 
 function veiledTransactions(transactions: StoreTransactions, veil: Veil): StoreTransactions {
+  const completing =
+    (complete: StoreTransactions["complete"]): StoreTransactions["complete"] =>
+    (executor, claim, result, retentionMs) =>
+      complete(executor, veil.named(claim), veil.hide(result, claim.id), retentionMs);
   return {
     concurrencyMax: transactions.concurrencyMax,
     run: (work) => transactions.run(work),
     isRetryable: (error) => transactions.isRetryable(error),
-    complete: (executor, claim, result, retentionMs) =>
-      transactions.complete(executor, veil.named(claim), veil.hide(result, claim.id), retentionMs),
+    complete: completing((...ending) => transactions.complete(...ending)),
+    ...(transactions.completeAndCommit && {
+      completeAndCommit: completing((...ending) => transactions.completeAndCommit!(...ending)),
+    }),
+    async completeMany(executor, claims, results, retentionMs) {
+      const named = claims.map((claim) => veil.named(claim));
+      const hidden = results.map((result, index) => veil.hide(result, claims[index]!.id));
+      const answers = await transactions.completeMany(executor, named, hidden, retentionMs);
+      return answers.map((answer, index) => veil.answer(answer, claims[index]!.id));
+    },
+    reopen: (executor, tokens, retentionMs) => transactions.reopen(executor, tokens, retentionMs),
     begin: async (executor, claim) =>
       veil.answer(await transactions.begin(executor, veil.named(claim)), claim.id),
+    ...(transactions.append && {
+      append: (executor, entry) => transactions.append!(executor, veil.entry(entry)),
+    }),
     settle: (executor, ending) => transactions.settle(executor, veil.ending(ending)),
+    // What is queued is sealed before.
+    ...(transactions.enqueue && {
+      enqueue: (...given) => transactions.enqueue!(...given),
+    }),
   };
 }
 
@@ -133,16 +154,32 @@ class Veil {
     return { ...answer, result: this.#cipher.decrypt(answer.result, id) };
   }
 
+  /** Each frame for itself, so that what is appended needs nothing of what stands before it. */
+  entry(entry: JournalEntry): JournalEntry {
+    if (!this.#cipher) return entry;
+    const hidden = framesOf(entry.bytes).map((bytes) => frame(this.hide(bytes, entry.id)));
+    return { ...entry, bytes: Buffer.concat(hidden) };
+  }
+
   record(record: StoredRecord): StoredRecord {
-    if (record.result === null || !this.#cipher) return record;
-    return { ...record, result: this.#cipher.decrypt(record.result, record.id) };
+    const cipher = this.#cipher;
+    if (!cipher || (record.result === null && record.journal === null)) return record;
+    const { id, result, journal } = record;
+    const shown = journal && framesOf(journal).map((bytes) => frame(cipher.decrypt(bytes, id)));
+    return {
+      ...record,
+      result: result && cipher.decrypt(result, id),
+      journal: shown && Buffer.concat(shown),
+    };
   }
 }
 
-class Cipher {
+/** Encrypts what is kept of an operation. */
+export class Cipher {
   readonly #keys = new Map<string, KeyObject>();
   readonly #current: string;
 
+  /** @throws {InvalidOption} for a key of the wrong size or an unknown current one */
   constructor(options: EncryptionOptions) {
     assertKnownOptions(options, ["keys", "current"], "`encryption`");
     for (const [id, key] of Object.entries(options.keys ?? {})) {

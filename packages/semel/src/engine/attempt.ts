@@ -1,14 +1,23 @@
 // One execution of an operation's handler: its fencing token, its heartbeat, and its one end.
 
-import type { Clock } from "../clock.ts";
-import { AttemptSuperseded, type ErrorCode, isSemelError, StoreUnavailable } from "../errors.ts";
-import { publish } from "../events.ts";
-import { backoffMs, bounded, pause } from "../retry.ts";
-import type { AttemptToken, Ending, RenewAnswer, Store, StoredRecord } from "../store.ts";
+import type { Codec } from "../codec.ts";
+import { AttemptSuperseded, InvalidOption, OperationHeld, StoreUnavailable } from "../errors.ts";
+import { calling, publish } from "../events.ts";
+import type { AttemptToken, Ending, RenewAnswer, SqlExecutor, StoredRecord } from "../store.ts";
+import {
+  Effects,
+  type EffectsHost,
+  type RecordEffect,
+  type TransactionEffects,
+} from "./effects/effects.ts";
 import type { StoredResult } from "./envelope.ts";
 import { seal } from "./envelope.ts";
 import type { Leased } from "./heartbeat.ts";
+import { failureIn } from "./journal.ts";
+import { hasCode, type Persisted, persist } from "./persist.ts";
 import type { Policy } from "./policy.ts";
+import { type Step, Steps, type StepsHost, type UndoFailure } from "./steps.ts";
+import { stepsOfTransaction } from "./steps-in-transaction.ts";
 
 /** What a handler sees of the operation that it executes. */
 export interface Operation {
@@ -21,6 +30,33 @@ export interface Operation {
    * what this one produces from then on is discarded. The caller going away never aborts it.
    */
   readonly signal: AbortSignal;
+  /**
+   * Runs a named part of the work, whose result is saved as soon as it is known and never computed
+   * again (EN-6).
+   *
+   * @example
+   * const charge = await operation.step("charge", ({ idempotencyKey }) =>
+   *   payments.charge(order, { idempotencyKey }),
+   * );
+   */
+  readonly step: Step;
+  /**
+   * Records an outgoing effect, such as a mail, a message or a webhook, for a {@link Relay} to deliver
+   * (EN-8). In a transaction it is kept with its commit; otherwise it is kept at once, and delivered
+   * whatever becomes of the attempt. An execution that records it again adds nothing.
+   *
+   * @throws `EffectInvalid` for a name that is used twice without a `key`, and after the operation's
+   * end; `NotSerializable`, `AttemptSuperseded`, `StoreUnavailable`
+   * @example await operation.effect("receipt", { to: rider.email, amount });
+   */
+  readonly effect: RecordEffect;
+  /**
+   * Says that nobody knows whether it was applied: whatever the handler does after this, the operation
+   * is held until it is resolved.
+   *
+   * @param reason shown to administrators
+   */
+  hold(reason: string): void;
 }
 
 /** How an attempt's end was received. */
@@ -34,53 +70,212 @@ export type Settlement =
 
 /** How an attempt may end. */
 export type AttemptEnd =
-  /** `remnant`: what is kept of a result that is too large to keep whole (ST-10). */
-  | { kind: "complete"; result: StoredResult; remnant?: Uint8Array }
+  /** `remnantBytes`: how much is kept, from the start, of a result that is too large (ST-10). */
+  | { kind: "complete"; result: StoredResult; remnantBytes?: number }
   | { kind: "release" }
   | { kind: "hold"; reason: string };
 
 /** What attempts need from the engine. */
-export interface AttemptHost {
-  readonly store: Store;
-  readonly clock: Clock;
-  random(): number;
-  /** How long the write that ends an attempt is retried, in milliseconds. */
-  readonly completionRetryMs: number;
-  readonly maxResultBytes: number;
+export interface AttemptHost extends StepsHost, EffectsHost {
+  readonly codec: Codec;
   /** Called when the lease was lost: another attempt's outcome is what counts from now on. */
   superseded(attempt: Attempt): void;
   /** Called once, when the attempt no longer runs here. */
   ended(attempt: Attempt, end: AttemptEnd | undefined, settlement: Settlement): void;
 }
 
-const SETTLE_BACKOFF = { baseMs: 25, capMs: 1_000 };
-/** How long one write may take before it is sent again, and what the last one gets at least. */
-const SETTLE_TRY_MS = { max: 2_000, min: 250 };
+/** A record, and when it was asked for by the engine's clock. */
+interface Found {
+  record: StoredRecord | undefined;
+  readAt: number;
+}
+
 /** Reasons are shown to administrators; stores keep them in a column. */
 const REASON_LENGTH_MAX = 1_000;
 
 export class Attempt implements Operation, Leased {
   readonly key: string;
+  /** As the handler sees it. */
   readonly scope: string;
+  /** As the record has it. */
+  readonly recordScope: string;
   readonly token: AttemptToken;
   readonly fingerprint: string;
   readonly policy: Policy;
   readonly #host: AttemptHost;
+  /** By the engine's clock. */
+  readonly beganAt: number;
   #abort: AbortController | undefined;
   #superseded = false;
+  #steps: Steps | undefined;
+  #effects: Effects | undefined;
+  /** Where the handler runs in a transaction. */
+  #transaction: { step: Step; effects: TransactionEffects } | undefined;
+  #found: Promise<Found> | undefined;
+  #failure: Error | undefined;
+  #heldBecause: string | undefined;
+  #end: AttemptEnd | undefined;
   #settling: Promise<Settlement> | undefined;
 
   constructor(
     host: AttemptHost,
-    operation: { key: string; scope: string; fingerprint: string; policy: Policy },
+    operation: {
+      key: string;
+      scope: string;
+      handlerScope?: string | undefined;
+      fingerprint: string;
+      policy: Policy;
+    },
     token: AttemptToken,
+    beganAt = host.clock.now(),
   ) {
     this.#host = host;
     this.key = operation.key;
-    this.scope = operation.scope;
+    this.scope = operation.handlerScope ?? operation.scope;
+    this.recordScope = operation.scope;
     this.fingerprint = operation.fingerprint;
     this.policy = operation.policy;
     this.token = token;
+    this.beganAt = beganAt;
+  }
+
+  get step(): Step {
+    if (this.#transaction) return this.#transaction.step;
+    this.#steps ??= new Steps(this.#host, this);
+    return this.#steps.step;
+  }
+
+  get effect(): RecordEffect {
+    return this.#transaction?.effects.record ?? this.effects.record;
+  }
+
+  get effects(): Effects {
+    this.#effects ??= new Effects(this.#host, this);
+    return this.#effects;
+  }
+
+  /** The handler runs, perhaps once more, in a transaction. */
+  enterTransaction(executor: SqlExecutor): void {
+    this.#transaction?.effects.rolledBack();
+    // All of it is kept or nothing is, so that no other attempt has to find the same effects.
+    const effects = this.effects.within(executor, async () => this.token.owner);
+    this.#transaction = { step: stepsOfTransaction(this), effects };
+  }
+
+  /** The handler has returned, and its transaction is to commit. @throws what stands against that */
+  async concludeTransaction(): Promise<void> {
+    await this.#transaction?.effects.conclude();
+  }
+
+  /** The transaction has committed. */
+  committed(): void {
+    this.#transaction?.effects.committed();
+  }
+
+  hold(reason: string): void {
+    if (this.#transaction) {
+      throw new InvalidOption(
+        "hold() has no meaning in a transaction, which is committed or is not; throw, and it is rolled back",
+      );
+    }
+    if (typeof reason !== "string") throw new InvalidOption("hold() takes a reason, a string");
+    this.holdBecause(reason);
+  }
+
+  /** Calls the handler, or a step of it, for whoever wants to know what runs within. */
+  calling<Returned>(work: () => Returned, step?: string): Returned {
+    return calling(() => {
+      const { id, attempt } = this.token;
+      const { name: store } = this.#host.store;
+      return step === undefined
+        ? { kind: "operation", id, attempt, store }
+        : { kind: "step", id, attempt, store, name: step };
+    }, work);
+  }
+
+  /** However it ends, it is held. */
+  holdBecause(reason: string): void {
+    this.#heldBecause ??= reason;
+  }
+
+  /** Why it will be held, if it will. */
+  get heldBecause(): string | undefined {
+    return this.#heldBecause;
+  }
+
+  /** How it ended, once it has: not always as it was asked to. */
+  get end(): AttemptEnd | undefined {
+    return this.#end;
+  }
+
+  /**
+   * The handler has returned.
+   *
+   * @returns `undefined` when it has neither steps nor effects, as most: there is nothing to wait for
+   * @throws what its steps and effects have against that; the attempt is held then, however it is
+   * settled
+   */
+  conclude(): Promise<void> | undefined {
+    return this.#steps || this.#effects ? this.#concluded() : undefined;
+  }
+
+  async #concluded(): Promise<void> {
+    await this.#steps?.conclude();
+    await this.#effects?.conclude().catch((error: unknown) => {
+      this.holdBecause("effect-unawaited: nobody waited for an effect, and it was not recorded");
+      throw error;
+    });
+  }
+
+  /**
+   * The operation has failed for good: what its steps did is undone. Not where it is held.
+   *
+   * @param failure what it failed with
+   * @returns what went wrong, if something did
+   */
+  undo(failure: unknown): Promise<UndoFailure | undefined> | undefined {
+    return this.#heldBecause === undefined ? this.#steps?.undo(failure) : undefined;
+  }
+
+  /** {@link undo}; what cannot be undone is held. */
+  async undoOrHold(failure: unknown): Promise<void> {
+    const failed = await this.undo(failure);
+    if (failed) this.holdBecause(failed.reason);
+  }
+
+  /**
+   * What an earlier attempt failed with for good, and began to undo: all that is left to do is to undo
+   * the rest. Known once the record was looked at, as by the first step.
+   */
+  get failure(): Error | undefined {
+    return this.#failure;
+  }
+
+  /** The record as an earlier attempt left it, looked at once. */
+  found(): Promise<Found> {
+    this.#found ??= this.#find();
+    return this.#found;
+  }
+
+  async #find(): Promise<Found> {
+    const readAt = this.#host.clock.now();
+    const read = await persist(this.#host, () => this.#host.read(this.token.id));
+    if (read.kind === "answered") {
+      this.#failure = failureIn(read.answer?.journal ?? undefined);
+      return { record: read.answer, readAt };
+    }
+    this.#found = undefined;
+    throw new StoreUnavailable("The record of a running attempt could not be read", {
+      cause: read.error,
+    });
+  }
+
+  /** When the record was made: no other operation that had its scope and key has the same time. */
+  async createdAt(): Promise<number> {
+    const { record } = await this.found();
+    if (record) return record.createdAt;
+    this.superseded();
+    throw new AttemptSuperseded();
   }
 
   get attempt(): number {
@@ -111,6 +306,10 @@ export class Attempt implements Operation, Leased {
   superseded(): void {
     // While the end is being written, a renewal finds its own attempt ended.
     if (this.#settling !== undefined) return;
+    if (!this.#superseded) {
+      const { id, attempt } = this.token;
+      publish(() => ({ type: "lease-lost", id, attempt }));
+    }
     this.#superseded = true;
     this.#abort?.abort(new AttemptSuperseded());
     this.#host.superseded(this);
@@ -129,75 +328,103 @@ export class Attempt implements Operation, Leased {
       }));
       return this.#settling;
     }
-    this.#settling = this.#settle(end);
+    const isBusy = this.#steps || this.#effects;
+    this.#settling = isBusy ? this.#finish().then(() => this.#settle(end)) : this.#settle(end);
     return this.#settling;
   }
 
-  async #settle(end: AttemptEnd): Promise<Settlement> {
-    let kept = end.kind === "complete" ? this.#withinBound(end) : end;
-    let settlement: Settlement;
-    try {
-      settlement = await this.#write(kept);
+  /**
+   * Ends the attempt without a word to the store, as a crash would: its lease lapses, and `onCrash`
+   * says what becomes of the operation.
+   */
+  leave(reason: string): Promise<Settlement> {
+    this.#settling ??= this.#leave(reason);
+    return this.#settling;
+  }
+
+  async #leave(reason: string): Promise<Settlement> {
+    await this.#finish();
+    const settlement: Settlement = { kind: "unrecorded", error: new OperationHeld(reason) };
+    this.#publishEnd("leave", settlement);
+    this.#host.ended(this, undefined, settlement);
+    return settlement;
+  }
+
+  /** What steps and effects still do is done. */
+  async #finish(): Promise<void> {
+    await this.#steps?.finish();
+    await this.#effects?.finish();
+  }
+
+  #settle(end: AttemptEnd): Promise<Settlement> {
+    const held = this.#heldBecause;
+    if (held !== undefined) return this.#settleBy({ kind: "hold", reason: held });
+    return this.#settleBy(end.kind === "complete" ? this.#withinBound(end) : end);
+  }
+
+  #settleBy(kept: AttemptEnd): Promise<Settlement> {
+    return this.#write(kept).then((written) => {
+      const settlement = written.kind === "answered" ? written.answer : written;
       const isFull = settlement.kind === "unrecorded" && hasCode(settlement.error, "store-full");
       if (isFull && kept.kind === "complete" && !kept.result.omitted) {
         // There is no room for the result. That it completed must be kept all the same (ST-10).
-        kept = withoutBody(kept);
-        settlement = await this.#write(kept);
+        return this.#settleBy(withoutBody(kept));
       }
-    } catch (error) {
-      settlement = { kind: "unrecorded", error };
-    }
+      this.#end = kept;
+      this.#publishEnd(kept.kind, settlement);
+      this.#host.ended(this, kept, settlement);
+      return settlement;
+    });
+  }
+
+  #publishEnd(ending: AttemptEnd["kind"] | "leave", { kind: outcome }: Settlement): void {
+    const { store, clock } = this.#host;
+    const { id, attempt } = this.token;
     publish(() => ({
       type: "settled",
-      id: this.token.id,
-      attempt: this.attempt,
-      ending: end.kind,
-      outcome: settlement.kind,
+      id,
+      store: store.name,
+      attempt,
+      ending,
+      outcome,
+      durationMs: clock.now() - this.beganAt,
     }));
-    this.#host.ended(this, kept, settlement);
-    return settlement;
   }
 
   #withinBound(end: Completion): Completion {
     return end.result.bytes.byteLength <= this.#host.maxResultBytes ? end : withoutBody(end);
   }
 
-  /** Writes the end, retried for a bounded time; what a lost reply did is read back (SM-17). */
-  async #write(end: AttemptEnd): Promise<Settlement> {
-    const { clock, completionRetryMs } = this.#host;
-    const ending = await this.#ending(end);
-    const deadline = clock.now() + completionRetryMs;
-    let unanswered: Promise<Settlement> | undefined;
-    for (let tries = 0; ; tries++) {
-      const written = this.#try(ending);
-      // A write that hangs may yet be answered while the next one is on its way.
-      const answer = unanswered ? Promise.any([unanswered, written]) : written;
-      unanswered = undefined;
-      const onLate = () => {
-        unanswered = answer;
-        return lateAnswer();
-      };
-      try {
-        const tryMs = Math.min(SETTLE_TRY_MS.max, deadline - clock.now());
-        return await bounded(clock, answer, Math.max(SETTLE_TRY_MS.min, tryMs), onLate);
-      } catch (thrown) {
-        const error = thrown instanceof AggregateError ? thrown.errors.at(-1) : thrown;
-        const delayMs = backoffMs(SETTLE_BACKOFF, tries, () => this.#host.random());
-        if (isFinal(error) || clock.now() + delayMs >= deadline) {
-          return { kind: "unrecorded", error };
-        }
-        await pause(clock, delayMs);
-      }
+  /**
+   * Writes the end, retried for a bounded time; what a lost reply did is read back (SM-17). Never
+   * rejects.
+   */
+  #write(end: AttemptEnd): Promise<Persisted<Settlement>> {
+    try {
+      const sealed = end.kind === "complete" ? seal(end.result) : NO_RESULT;
+      // A small result is sealed already: nothing need be waited for.
+      if (!(sealed instanceof Promise)) return this.#persist(this.#ending(end, sealed));
+      return sealed.then((result) => this.#persist(this.#ending(end, result)), unrecorded);
+    } catch (error) {
+      return Promise.resolve(unrecorded(error));
     }
   }
 
-  async #try(ending: Ending): Promise<Settlement> {
+  #persist(ending: Ending): Promise<Persisted<Settlement>> {
+    return persist(this.#host, (now) => this.#try(ending, now));
+  }
+
+  #try(ending: Ending, askedAt: number): Promise<Settlement> {
     const { store, clock } = this.#host;
-    const askedAt = clock.now();
-    const answer = await store.settle(ending);
-    if (answer.kind === "settled") {
+    return store.settle(ending).then((answer) => {
+      if (answer.kind !== "settled") return this.#readBack(ending);
       return { kind: "settled", expiresInMs: left(ending.retentionMs, clock.now() - askedAt) };
-    }
+    });
+  }
+
+  /** A write that was refused may have been this very one, whose reply was lost. */
+  async #readBack(ending: Ending): Promise<Settlement> {
+    const { store, clock } = this.#host;
     const readAt = clock.now();
     const record = await store.read(ending.id);
     const isOwn = record?.owner === ending.owner && record.attempt === ending.attempt;
@@ -207,17 +434,15 @@ export class Attempt implements Operation, Leased {
     return { kind: "superseded", record };
   }
 
-  async #ending(end: AttemptEnd): Promise<Ending> {
-    const { retentionMs, heldRetentionMs } = this.policy;
+  #ending(end: AttemptEnd, result: Uint8Array): Ending {
+    const { retentionMs, openRetentionMs, heldRetentionMs } = this.policy;
     // Written out: a literal that begins with a spread is far slower to make.
     const { id, attempt, owner } = this.token;
     switch (end.kind) {
-      case "complete": {
-        const result = await seal(end.result);
+      case "complete":
         return { id, attempt, owner, kind: "complete", result, retentionMs };
-      }
       case "release":
-        return { id, attempt, owner, kind: "release", retentionMs };
+        return { id, attempt, owner, kind: "release", retentionMs: openRetentionMs };
       case "hold": {
         const reason = end.reason.slice(0, REASON_LENGTH_MAX).toWellFormed().replaceAll("\0", "");
         return { id, attempt, owner, kind: "hold", reason, retentionMs: heldRetentionMs };
@@ -226,29 +451,22 @@ export class Attempt implements Operation, Leased {
   }
 }
 
+const NO_RESULT = new Uint8Array(0);
+
+function unrecorded(error: unknown): Persisted<Settlement> {
+  return { kind: "unrecorded", error };
+}
+
 type Completion = Extract<AttemptEnd, { kind: "complete" }>;
 
 function withoutBody(end: Completion): Completion {
-  const bytes = end.remnant ?? new Uint8Array(0);
-  return { kind: "complete", result: { ...end.result, omitted: true, bytes } };
+  const bytes = end.result.bytes.subarray(0, end.remnantBytes ?? 0);
+  return { kind: "complete", result: { kind: end.result.kind, omitted: true, bytes } };
 }
 
 const STATE_AFTER = { complete: "completed", release: "open", hold: "held" } as const;
 
-function lateAnswer(): Error {
-  return new StoreUnavailable("The store did not confirm the end of an attempt in time");
-}
-
 /** What is left of a time that the store stated, when its answer took a while to come. */
 function left(ms: number | null, tookMs: number): number | null {
   return ms === null ? null : Math.max(0, ms - tookMs);
-}
-
-/** Errors that trying again cannot mend. */
-function isFinal(error: unknown): boolean {
-  return hasCode(error, "store-full") || hasCode(error, "record-unreadable");
-}
-
-function hasCode(error: unknown, code: ErrorCode): boolean {
-  return isSemelError(error) && error.code === code;
 }

@@ -17,6 +17,8 @@ export interface StoredResult {
   /** The result was larger than `maxResultBytes`; what is left of it is in `bytes` (ST-10). */
   omitted: boolean;
   bytes: Uint8Array;
+  /** The same bytes in their envelope, where they were written into one. */
+  envelope?: Uint8Array;
 }
 
 const FORMAT = 1;
@@ -26,30 +28,53 @@ const COMPRESSED = 0x20;
 const HEAD_BYTES = 2;
 /** Below this, compressing costs more than it saves. */
 const COMPRESS_FROM_BYTES = 4096;
-/** A stored result is bounded when written; this bounds what reading a damaged one can cost. */
-const INFLATED_BYTES_MAX = 2 ** 30;
+/**
+ * A stored result is bounded when written; this bounds what reading a damaged one can cost. Another
+ * process may have a larger bound than this one.
+ */
+const INFLATED_BYTES_MIN = 64 * 2 ** 20;
 
 const deflate = promisify<Uint8Array, object, Buffer>(deflateRaw);
 const inflate = promisify<Uint8Array, object, Buffer>(inflateRaw);
 
-/** Puts a result into its envelope, compressed where that helps. */
-export async function seal({ kind, omitted, bytes }: StoredResult): Promise<Uint8Array> {
-  const flags = KINDS.indexOf(kind) | (omitted ? OMITTED : 0);
-  if (bytes.byteLength >= COMPRESS_FROM_BYTES) {
-    const compressed = await deflate(bytes, { level: constants.Z_BEST_SPEED });
-    if (compressed.byteLength < bytes.byteLength * 0.9) {
-      return framed(flags | COMPRESSED, compressed);
-    }
-  }
-  return framed(flags, bytes);
+/** A result whose bytes are yet to be written: into an envelope, so that sealing copies nothing. */
+export function roomFor(kind: ResultKind, omitted: boolean, length: number): RoomyResult {
+  const envelope = Buffer.allocUnsafe(HEAD_BYTES + length);
+  envelope[0] = FORMAT;
+  envelope[1] = flagsOf(kind, omitted);
+  return { kind, omitted, bytes: envelope.subarray(HEAD_BYTES), envelope };
+}
+
+/** {@link roomFor} something. */
+export interface RoomyResult extends StoredResult {
+  bytes: Buffer;
+}
+
+/** Puts a result into its envelope, compressed where that helps; a small one at once. */
+export function seal(result: StoredResult): Uint8Array | Promise<Uint8Array> {
+  const { kind, omitted, bytes, envelope } = result;
+  const flags = flagsOf(kind, omitted);
+  if (bytes.byteLength >= COMPRESS_FROM_BYTES) return compressed(flags, bytes);
+  return envelope ?? framed(flags, bytes);
+}
+
+function flagsOf(kind: ResultKind, omitted: boolean): number {
+  return KINDS.indexOf(kind) | (omitted ? OMITTED : 0);
+}
+
+async function compressed(flags: number, bytes: Uint8Array): Promise<Uint8Array> {
+  const deflated = await deflate(bytes, { level: constants.Z_BEST_SPEED });
+  const helps = deflated.byteLength < bytes.byteLength * 0.9;
+  return helps ? framed(flags | COMPRESSED, deflated) : framed(flags, bytes);
 }
 
 /**
  * Takes a result out of its envelope.
  *
+ * @param resultBytesMax the bound of this process for results, where it may be a large one
  * @throws {RecordUnreadable} when it is damaged, or was written by a newer version
  */
-export async function open(envelope: Uint8Array): Promise<StoredResult> {
+export async function open(envelope: Uint8Array, resultBytesMax = 0): Promise<StoredResult> {
   const [format, head] = envelope;
   if (format === undefined || head === undefined) {
     throw new RecordUnreadable("A stored result is empty: the record is damaged");
@@ -64,13 +89,13 @@ export async function open(envelope: Uint8Array): Promise<StoredResult> {
     throw new RecordUnreadable(`A stored result is of an unknown kind (0x${head.toString(16)})`);
   }
   const body = envelope.subarray(HEAD_BYTES);
-  const bytes = (head & COMPRESSED) === 0 ? body : await inflated(body);
+  const bytes = (head & COMPRESSED) === 0 ? body : await inflated(body, resultBytesMax);
   return { kind, omitted: (head & OMITTED) !== 0, bytes };
 }
 
-async function inflated(body: Uint8Array): Promise<Uint8Array> {
+async function inflated(body: Uint8Array, resultBytesMax: number): Promise<Uint8Array> {
   try {
-    return await inflate(body, { maxOutputLength: INFLATED_BYTES_MAX });
+    return await inflate(body, { maxOutputLength: Math.max(INFLATED_BYTES_MIN, resultBytesMax) });
   } catch (error) {
     throw new RecordUnreadable("A stored result does not decompress: the record is damaged", {
       cause: error,

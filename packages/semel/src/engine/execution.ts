@@ -20,6 +20,7 @@ import type { Admission } from "./admission.ts";
 import type { Attempt, AttemptEnd, Operation, Settlement } from "./attempt.ts";
 import type { StoredResult } from "./envelope.ts";
 import type { Policy } from "./policy.ts";
+import type { UndoFailure } from "./steps.ts";
 
 /** The answer to every caller of an operation. */
 export interface Outcome<Value> {
@@ -34,6 +35,14 @@ export interface Outcome<Value> {
 /** What stands instead of a superseded attempt, if anything does. */
 export type Successor = (settlement: Settlement) => Promise<Admission | undefined>;
 
+/** What an attempt came to. */
+export interface Performance<Value> {
+  made: { value: Value } | { error: unknown };
+  /** How it ended: not always as the handler did. */
+  end: AttemptEnd;
+  settlement: Settlement;
+}
+
 /** Runs the handler as this attempt, and answers its caller. */
 export async function execute<Value>(
   attempt: Attempt,
@@ -41,39 +50,93 @@ export async function execute<Value>(
   codec: Codec,
   successor: Successor,
 ): Promise<Outcome<Value>> {
-  const run = await outcomeOfHandler(attempt, handler, codec);
-  const settlement = await attempt.settle(run.end);
-  if (settlement.kind === "superseded") {
-    const admission = await successor(settlement);
-    if (admission === undefined) throw new AttemptSuperseded();
-    return outcomeOf<Value>(admission, codec);
-  }
+  const { made, settlement } = await perform(attempt, handler, codec);
+  if (settlement.kind === "superseded") return outcomeOfSuccessor(settlement, codec, successor);
   // Also when it could not be recorded: hiding the true outcome would provoke a second one (SM-22).
-  if ("error" in run) throw run.error;
-  return { value: run.value, replayed: false, attempt: attempt.attempt };
+  if ("error" in made) throw made.error;
+  return { value: made.value, replayed: false, attempt: attempt.attempt };
 }
 
-type HandlerRun<Value> = { end: AttemptEnd; value: Value } | { end: AttemptEnd; error: unknown };
+/** Ends an attempt whose work was done elsewhere, and answers its caller as {@link execute} does. */
+export async function complete<Value>(
+  attempt: Attempt,
+  value: Value,
+  result: StoredResult,
+  codec: Codec,
+  successor: Successor,
+): Promise<Outcome<Value>> {
+  const settlement = await attempt.settle({ kind: "complete", result });
+  if (settlement.kind === "superseded") return outcomeOfSuccessor(settlement, codec, successor);
+  return { value, replayed: false, attempt: attempt.attempt };
+}
+
+async function outcomeOfSuccessor<Value>(
+  settlement: Settlement,
+  codec: Codec,
+  successor: Successor,
+): Promise<Outcome<Value>> {
+  const admission = await successor(settlement);
+  if (admission === undefined) throw new AttemptSuperseded();
+  return outcomeOf<Value>(admission, codec);
+}
+
+/** What failures do to an operation. */
+export interface FailurePolicy {
+  /** The handler threw. */
+  endAfter(error: unknown): AttemptEnd;
+  /** It failed for good, and could not be undone. @default it is held */
+  endAfterUndo?(failure: UndoFailure): AttemptEnd;
+}
+
+/** Runs the handler as this attempt, and ends it. Never throws. */
+export async function perform<Value>(
+  attempt: Attempt,
+  handler: (operation: Operation) => Value | Promise<Value>,
+  codec: Codec,
+  failures: FailurePolicy = { endAfter: (error) => endAfterError(attempt.policy, error) },
+): Promise<Performance<Value>> {
+  const run = await outcomeOfHandler(attempt, handler, codec, failures);
+  const settlement = await attempt.settle(run.end);
+  return { made: run.made, end: attempt.end ?? run.end, settlement };
+}
 
 async function outcomeOfHandler<Value>(
   attempt: Attempt,
   handler: (operation: Operation) => Value | Promise<Value>,
   codec: Codec,
-): Promise<HandlerRun<Value>> {
+  { endAfter, endAfterUndo = holdAfterUndo }: FailurePolicy,
+): Promise<Omit<Performance<Value>, "settlement">> {
   let value: Value;
   try {
-    value = await handler(attempt);
+    value = await attempt.calling(() => handler(attempt));
+    const concluded = attempt.conclude();
+    if (concluded !== undefined) await concluded;
+    // It went on as if it had not failed before.
+    if (attempt.failure) throw new OperationFailed(attempt.failure);
   } catch (error) {
-    return { end: endAfterError(attempt.policy, error), error };
+    const { failure } = attempt;
+    const end: AttemptEnd = failure
+      ? { kind: "complete", result: failureResult(failure) }
+      : endAfter(error);
+    const notUndone = end.kind === "complete" ? await attempt.undo(rootOf(error)) : undefined;
+    if (notUndone === undefined) return { end, made: { error } };
+    const cause = new Error(notUndone.reason, { cause: notUndone.error });
+    return { end: endAfterUndo(notUndone), made: { error: cause } };
+  }
+  const reason = attempt.heldBecause;
+  if (reason !== undefined) {
+    return { end: { kind: "hold", reason }, made: { error: new OperationHeld(reason) } };
   }
   try {
-    return { end: { kind: "complete", result: encoded(codec, value) }, value };
+    return { end: { kind: "complete", result: encoded(codec, value) }, made: { value } };
   } catch (error) {
-    return {
-      end: { kind: "hold", reason: `not-serializable: ${messageOf((error as Error).cause)}` },
-      error,
-    };
+    const why = messageOf((error as Error).cause);
+    return { end: { kind: "hold", reason: `not-serializable: ${why}` }, made: { error } };
   }
+}
+
+function holdAfterUndo({ reason }: UndoFailure): AttemptEnd {
+  return { kind: "hold", reason };
 }
 
 /**
@@ -190,6 +253,15 @@ export function refusal(admission: Exclude<Admission, { kind: "replay" }>): Seme
   }
 }
 
+export function isOperationFailed(error: unknown): error is OperationFailed {
+  return isSemelError(error) && error.code === "operation-failed";
+}
+
+/** What an operation failed with, where the error only says that it failed. */
+export function rootOf(error: unknown): unknown {
+  return isOperationFailed(error) ? (error.cause ?? error) : error;
+}
+
 export function failureResult(error: unknown): StoredResult {
   const name = error instanceof Error ? String(error.name) : "Error";
   const failure = JSON.stringify({ name, message: messageOf(error) });
@@ -209,7 +281,7 @@ export function storedFailure(result: StoredResult): Error {
 }
 
 /** Never throws: a handler may throw anything at all. */
-function messageOf(error: unknown): string {
+export function messageOf(error: unknown): string {
   try {
     return String(error instanceof Error ? error.message : error);
   } catch {

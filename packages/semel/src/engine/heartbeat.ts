@@ -9,15 +9,22 @@ import type { AttemptToken, RenewAnswer } from "../store.ts";
 export interface Leased {
   readonly token: AttemptToken;
   readonly leaseMs: number;
+  /** By the engine's clock. */
+  readonly beganAt: number;
   /** Asks the store to extend the lease. */
   renew(): Promise<RenewAnswer>;
   /** The lease was taken: the attempt is fenced off. */
   superseded(): void;
 }
 
+/** A second one may find a better connection; more would only stand in the way of others. */
+const UNANSWERED_MAX = 2;
+
 export class Heartbeat {
   readonly #clock: Clock;
   readonly #rhythms = new Map<number, Map<Leased, number>>();
+  /** Renewals that the store has not answered. */
+  readonly #unanswered = new Map<Leased, number>();
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -30,7 +37,7 @@ export class Heartbeat {
       this.#rhythms.set(attempt.leaseMs, due);
       this.#schedule(attempt.leaseMs, attempt.leaseMs / 3, due);
     }
-    due.set(attempt, this.#clock.now() + attempt.leaseMs / 3);
+    due.set(attempt, attempt.beganAt + attempt.leaseMs / 3);
   }
 
   remove(attempt: Leased): void {
@@ -62,15 +69,24 @@ export class Heartbeat {
   }
 
   async #renew(attempt: Leased): Promise<void> {
+    const unanswered = this.#unanswered.get(attempt) ?? 0;
+    if (unanswered === UNANSWERED_MAX) return;
+    this.#unanswered.set(attempt, unanswered + 1);
     try {
       const answer = await attempt.renew();
-      if (answer.kind === "stale" && this.#rhythms.get(attempt.leaseMs)?.has(attempt)) {
+      if (answer.kind === "renewed") {
+        publish(() => ({ type: "renewed", id: attempt.token.id, attempt: attempt.token.attempt }));
+      } else if (this.#rhythms.get(attempt.leaseMs)?.has(attempt)) {
         this.remove(attempt);
         attempt.superseded();
       }
     } catch (error) {
       // The next beat tries again; until somebody takes the lapsed lease, the attempt stands.
       publish(() => ({ type: "background-failure", during: "renew", error }));
+    } finally {
+      const left = this.#unanswered.get(attempt)! - 1;
+      if (left > 0) this.#unanswered.set(attempt, left);
+      else this.#unanswered.delete(attempt);
     }
   }
 }

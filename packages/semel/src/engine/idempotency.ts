@@ -1,32 +1,25 @@
 // The engine: `begin()` and the attempt it yields are the protocol, `run()` and everything else are
 // written on top of it. Policy is decided here; stores and adapters translate.
 
-import { randomFillSync } from "node:crypto";
-import { type Clock, systemClock } from "../clock.ts";
-import { type Codec, isolated, jsonCodec } from "../codec.ts";
+import type { Clock } from "../clock.ts";
+import type { Codec } from "../codec.ts";
+import { Deadlines } from "../deadlines.ts";
 import { type Duration, durationMs } from "../duration.ts";
-import { InvalidOption } from "../errors.ts";
 import { type FingerprintSelection, fingerprinter } from "../fingerprint.ts";
 import { assertKey, assertScope } from "../key.ts";
-import { assertInteger, assertKnownOptions, assertMethods } from "../options.ts";
-import { bounded } from "../retry.ts";
-import type {
-  DeleteAnswer,
-  ResolveAnswer,
-  SqlExecutor,
-  Store,
-  StoreStats,
-  StoreTransactions,
-  VoidAnswer,
-} from "../store.ts";
+import { assertKnownOptions, assertMethods } from "../options.ts";
+import { bounded, untilAborted } from "../retry.ts";
+import type { DeleteAnswer, ResolveAnswer, SqlExecutor, StoreStats } from "../store.ts";
 import {
   Administration,
+  type OperationDetails,
   type OperationName,
   type OperationRecord,
   type OperationStatus,
   type PurgeOptions,
   type RecordQuery,
   type Verdict,
+  type VoidOutcome,
 } from "./administration.ts";
 import {
   type Admission,
@@ -34,103 +27,53 @@ import {
   Admissions,
   type OperationRequest,
 } from "./admission.ts";
-import { type EncryptionOptions, Names, protectedStore } from "./at-rest.ts";
-import type { Operation, Settlement } from "./attempt.ts";
+import { type Names, protectedStore } from "./at-rest.ts";
+import type { Attempt, Operation, Settlement } from "./attempt.ts";
+import { type DurableOptions, definitionOf } from "./durable/definition.ts";
+import { DurableOperation } from "./durable/operation.ts";
+import type { SchemaInput, SchemaOutput, StandardSchemaV1 } from "./durable/standard-schema.ts";
+import { Tasks } from "./durable/tasks.ts";
+import {
+  createWorker,
+  type Worker,
+  type WorkerHost,
+  type WorkerOptions,
+} from "./durable/worker.ts";
+import {
+  createRelay,
+  type Relay,
+  type RelayHandlers,
+  type RelayHost,
+  type RelayOptions,
+} from "./effects/relay.ts";
 import type { StoredResult } from "./envelope.ts";
-import { encoded, execute, type Outcome, outcomeOf, refusal, settleByProbe } from "./execution.ts";
+import { complete, encoded, execute, type Outcome, outcomeOf } from "./execution.ts";
 import { Heartbeat } from "./heartbeat.ts";
-import { OPERATION_OPTIONS, type OperationOptions, type Policy, policyOf } from "./policy.ts";
+import { createInbox, type Inbox, type InboxOptions } from "./inbox/inbox.ts";
+import type { MarkedWork } from "./marking.ts";
+import { nonce } from "./nonce.ts";
+import { tryMsOf } from "./persist.ts";
+import { type OperationOptions, type Policy, policyOf } from "./policy.ts";
+import { Contents } from "./queue/contents.ts";
+import { Ledger } from "./queue/ledger.ts";
+import { Nudges } from "./queue/nudges.ts";
+import type { Poller } from "./queue/poller.ts";
 import { ResultCache } from "./result-cache.ts";
+import { assertRunRequest, firstSent, type RunRequest } from "./run-request.ts";
+import { type IdempotencyOptions, settingsOf } from "./settings.ts";
 import { Sweeper } from "./sweeper.ts";
-import { type TransactionHandler, Transactions } from "./transactions.ts";
+import {
+  type Performed,
+  type TransactionHandler,
+  Transactions,
+  type TransactionWork,
+} from "./transactions.ts";
 
-export interface IdempotencyOptions<Transaction = unknown> extends OperationOptions {
-  /** Where records are kept. */
-  store: Store & { readonly transactions?: StoreTransactions<Transaction> };
-  /**
-   * Finished results kept in this process, so that repeated replays need no store. What an
-   * administrator removes elsewhere may be seen for `lifetime` more. `false` switches it off.
-   * @default { entries: 1000, bytes: 8 MiB, lifetime: "60s" }
-   */
-  cache?: false | { entries?: number; bytes?: number; lifetime?: Duration };
-  /** Larger results are not kept: duplicates get `result-not-stored` (ST-10). @default 1 MiB */
-  maxResultBytes?: number;
-  /** How long the store may take to answer before an operation begins. @default "2s" */
-  storeTimeout?: Duration;
-  /** How long the write that ends an attempt is retried. @default "5s" */
-  completionRetry?: Duration;
-  /** Collection of expired records; `false` leaves it to other processes. @default every 60 s, 1,000 a batch */
-  sweep?: false | { every?: Duration; batch?: number };
-  /** How values become bytes. @default JSON with `Date`, `bigint`, `Uint8Array`, `Map`, `Set`, `undefined` */
-  codec?: Codec;
-  /** Encrypts results at rest (ST-11). @default off */
-  encryption?: EncryptionOptions;
-  /**
-   * A secret of at least 16 bytes, under which scopes, keys and fingerprints are stored as keyed
-   * hashes (ST-11). It must stay the same: with another one, no record is found. @default off
-   */
-  hashKeys?: Uint8Array;
-  /** Time and timers, for tests. */
-  clock?: Clock;
-  /** Chance, for tests: a number from 0 up to 1, as `Math.random` gives. */
-  random?: () => number;
-}
+export type { RunRequest } from "./run-request.ts";
+export type { IdempotencyOptions } from "./settings.ts";
 
-/** A request to run an operation once. */
-export interface RunRequest<Payload = unknown, Value = unknown> extends OperationOptions<Value> {
-  /** The caller's name for the operation: 1 to 255 printable ASCII characters. */
-  key: string;
-  /** Who the key belongs to; two scopes never see each other's records. @default "" */
-  scope?: string;
-  /** What the key stands for: the same key with another payload is refused. */
-  payload?: Payload;
-  /** Which parts of the payload count. @default all */
-  fingerprint?: FingerprintSelection<Payload>;
-  /** When the request was first sent, for `refuseLate`. @default the time in a UUIDv7 key */
-  firstSentAt?: Date | number;
-  /** Ends the caller's wait; an attempt that has begun goes on to its end (SM-23). */
-  signal?: AbortSignal;
-}
-
-const OPTIONS = [
-  ...OPERATION_OPTIONS,
-  "store",
-  "cache",
-  "maxResultBytes",
-  "storeTimeout",
-  "completionRetry",
-  "sweep",
-  "codec",
-  "encryption",
-  "hashKeys",
-  "clock",
-  "random",
-];
-const RUN_OPTIONS = [
-  ...OPERATION_OPTIONS,
-  "key",
-  "scope",
-  "payload",
-  "fingerprint",
-  "firstSentAt",
-  "signal",
-];
-const STORE_METHODS = [
-  "begin",
-  "settle",
-  "renew",
-  "read",
-  "sweep",
-  "resolve",
-  "void",
-  "delete",
-  "list",
-  "stats",
-];
 /** In a transaction, running again after a crash is safe: the crash left nothing behind (SM-24). */
 const RERUN: OperationOptions = { onCrash: "rerun" };
-const SIGNAL_METHODS = ["addEventListener", "removeEventListener", "throwIfAborted"];
-const UUID_V7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/i;
 
 /**
  * Runs operations once. One instance serves a whole process; it does no I/O until first used.
@@ -146,39 +89,42 @@ const UUID_V7 = /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f
 export class Idempotency<Transaction = unknown> {
   /** The bound above which results are not kept, in bytes. */
   readonly maxResultBytes: number;
+  /** Durable operations that wait, or were given up. */
+  readonly operations: Ledger;
+  /** Recorded effects: those that wait, were delivered, or were given up. */
+  readonly effects: Ledger;
+  /** The name of the store, such as `"postgres"`. */
+  readonly storeName: string;
   readonly #administration: Administration;
   readonly #names: Names;
   readonly #policy: Policy;
   readonly #codec: Codec;
+  readonly #encode = (value: unknown): StoredResult => encoded(this.#codec, value);
+  /** The result of what makes no value, once it was needed. */
+  #nothing: StoredResult | undefined;
   readonly #clock: Clock;
   readonly #admissions: Admissions;
   readonly #heartbeat: Heartbeat;
   readonly #sweeper: Sweeper;
   readonly #transactions: Transactions;
+  readonly #pollers = new Set<Poller>();
+  readonly #durable: WorkerHost & RelayHost;
 
   constructor(options: IdempotencyOptions<Transaction>) {
-    assertKnownOptions(options, OPTIONS, "new Idempotency()");
-    assertStore(options.store);
-    const { clock = systemClock, random = Math.random } = options;
-    const names = new Names(options.hashKeys);
-    const store = protectedStore(options.store, options.encryption, names);
+    const settings = settingsOf(options);
+    const { clock, random, names, codec, policy, maxResultBytes } = settings;
+    const store = protectedStore(options.store, settings.cipher, names);
+    const cache = new ResultCache(settings.cache);
+    const sweeper = new Sweeper(store, clock, random, settings.sweep);
     this.#names = names;
-    assertMethods(clock, "clock", ["now", "schedule"]);
-    assertMethods({ random }, "random", ["random"]);
-    assertMethods(options.codec ?? jsonCodec, "codec", ["encode", "decode"]);
-    const codec = isolated(options.codec ?? jsonCodec);
-    const cache = new ResultCache(cacheBounds(options.cache));
-    const sweeper = new Sweeper(store, clock, random, sweeperSettings(options.sweep));
-    const policy = policyOf(options);
-    this.#administration = new Administration({ store, names, cache, sweeper, codec, policy });
     this.#policy = policy;
     this.#codec = codec;
     this.#clock = clock;
     this.#sweeper = sweeper;
     this.#heartbeat = new Heartbeat(clock);
-    const maxResultBytes = options.maxResultBytes ?? 2 ** 20;
-    assertInteger(maxResultBytes, "maxResultBytes", 0, 2 ** 30);
     this.maxResultBytes = maxResultBytes;
+    this.storeName = store.name;
+    const { storeTimeoutMs, completionRetryMs } = settings;
     const host: AdmissionHost = {
       store,
       clock,
@@ -187,12 +133,31 @@ export class Idempotency<Transaction = unknown> {
       heartbeat: this.#heartbeat,
       nonce,
       maxResultBytes,
-      storeTimeoutMs: durationMs(options.storeTimeout ?? "2s", "storeTimeout", { minMs: 1 }),
-      completionRetryMs: durationMs(options.completionRetry ?? "5s", "completionRetry"),
+      codec,
+      contents: new Contents(settings.cipher, names),
+      nudges: new Nudges(),
+      read: (id) => this.#admissions.read(id),
+      storeTimeoutMs,
+      questions: new Deadlines(clock, storeTimeoutMs),
+      completionRetryMs,
+      writes: new Deadlines(clock, tryMsOf(completionRetryMs)),
       superseded: (attempt) => this.#admissions.superseded(attempt),
       ended: (...end) => this.#admissions.ended(...end),
     };
     this.#admissions = new Admissions(host);
+    const tasks = new Tasks(host);
+    const parts = { store, names, cache, sweeper, codec, policy, maxResultBytes, tasks };
+    this.#administration = new Administration(parts);
+    this.#durable = {
+      ...host,
+      tasks,
+      pollers: this.#pollers,
+      request: (asked) => this.request(asked),
+      begin: (request) => this.begin(request),
+      view: (record, request) => this.#admissions.view(record, request),
+    };
+    this.operations = new Ledger(host, "task");
+    this.effects = new Ledger(host, "effect");
     this.#transactions = new Transactions(host, this.#admissions, codec);
   }
 
@@ -206,13 +171,17 @@ export class Idempotency<Transaction = unknown> {
    * `retry` says what to do: `OperationBusy`, `KeyReused`, `OperationHeld`, `OperationVoid`,
    * `KeyExpired`, `ResultNotStored`, `NotSerializable`, `StoreUnavailable`, `InvalidOption`, …
    */
-  async run<Value, Payload = unknown>(
+  run<Value, Payload = unknown>(
     request: RunRequest<Payload, Value>,
     handler: (operation: Operation) => Value | Promise<Value>,
   ): Promise<Outcome<Value>> {
-    const { signal } = request;
-    const work = this.#run(this.#requested(request, "run()", handler), handler);
-    return signal ? untilAborted(work, signal) : work;
+    // Not itself `async`, which would have the caller wait for a promise of a promise.
+    try {
+      const work = this.#run(this.#requested(request, "run()", handler), handler);
+      return request.signal ? untilAborted(work, request.signal) : work;
+    } catch (error) {
+      return Promise.reject(error);
+    }
   }
 
   async #run<Value>(
@@ -220,12 +189,21 @@ export class Idempotency<Transaction = unknown> {
     handler: (operation: Operation) => Value | Promise<Value>,
   ): Promise<Outcome<Value>> {
     const admission = await this.begin(request);
-    if (admission.kind !== "run") return outcomeOf<Value>(admission, this.#codec);
-    if (request.signal?.aborted) {
+    if (admission.kind === "run" && request.signal?.aborted) {
       // Nothing ran yet, so giving the claim back is a proof, not a guess.
       await admission.attempt.settle({ kind: "release" });
       throw request.signal.reason;
     }
+    return await this.answer(request, admission, handler);
+  }
+
+  /** Answers a request that was admitted: with what the handler makes, or with what stands already. @internal */
+  answer<Value>(
+    request: OperationRequest,
+    admission: Admission,
+    handler: (operation: Operation) => Value | Promise<Value>,
+  ): Outcome<Value> | Promise<Outcome<Value>> {
+    if (admission.kind !== "run") return outcomeOf<Value>(admission, this.#codec);
     return execute(admission.attempt, handler, this.#codec, (settlement) =>
       this.successor(settlement, request),
     );
@@ -277,18 +255,139 @@ export class Idempotency<Transaction = unknown> {
     return this.#transactions.within(executor, asked, handler);
   }
 
+  /**
+   * Handles each message of a consumer once, however often its broker delivers it (MSG-1).
+   *
+   * @param consumer names who consumes: two consumers of one message each handle it
+   * @throws {InvalidOption} when an option is unknown or out of bounds
+   * @example
+   * const inbox = idempotency.inbox("billing");
+   * await inbox.process({ id: message.id, payload }, () => bill(payload));
+   */
+  inbox(consumer: string, options?: InboxOptions): Inbox<Transaction> {
+    return createInbox(this, consumer, options);
+  }
+
+  /**
+   * Defines a durable operation (EN-7): once it is asked for it is done, by whichever process, through
+   * crashes and failures, in at most `retry.attemptsMax` attempts. Define it in the processes that ask
+   * for it and in those that work.
+   *
+   * @param name by which a worker finds its handler, 1 to 255 characters
+   * @param options its handler, and a schema of its input: any validator of Standard Schema
+   * @throws {InvalidOption} when an option is unknown or out of bounds, or the store keeps no queue
+   * @example
+   * const ride = idempotency.operation("ride", {
+   *   input: z.object({ from: z.string(), to: z.string() }),
+   *   handler: async (input, { step, effect }) => {
+   *     const charge = await step("charge", ({ idempotencyKey }) => pay(input, idempotencyKey));
+   *     await effect("receipt", { charge: charge.id });
+   *     return { charged: charge.amount };
+   *   },
+   * });
+   * await ride.start({ key: request.id, input: { from: "A", to: "B" } });
+   */
+  operation<Schema extends StandardSchemaV1, Value>(
+    name: string,
+    options: DurableOptions<SchemaOutput<Schema>, Value> & {
+      input: Schema;
+      /** Which parts of the input count. @default all */
+      fingerprint?: FingerprintSelection<SchemaInput<Schema>>;
+    },
+  ): DurableOperation<SchemaInput<Schema>, Value>;
+  operation<Input, Value>(
+    name: string,
+    options: DurableOptions<Input, Value> & {
+      input?: undefined;
+      fingerprint?: FingerprintSelection<Input>;
+    },
+  ): DurableOperation<Input, Value>;
+  // biome-ignore lint/suspicious/noExplicitAny: as the signatures above say
+  operation(name: string, options: object): DurableOperation<any, any> {
+    return new DurableOperation(this.#durable, definitionOf(name, options, this.#policy));
+  }
+
+  /**
+   * Does durable operations that wait, until it is closed. It keeps its process alive.
+   *
+   * @throws {InvalidOption}
+   * @example const worker = idempotency.worker({ operations: [ride], concurrency: 20 });
+   */
+  worker(options: WorkerOptions): Worker {
+    this.#sweeper.start();
+    return createWorker(this.#durable, options);
+  }
+
+  /**
+   * Delivers the effects of these names (EN-8), until it is closed: each at least once, those of one
+   * operation one after the other. It keeps its process alive.
+   *
+   * @param handlers by the names of effects; the others are left for other relays
+   * @throws {InvalidOption}
+   * @example
+   * const relay = idempotency.relay({
+   *   receipt: ({ id, payload }) => mailer.send(payload, { messageId: id }),
+   * });
+   */
+  relay(handlers: RelayHandlers, options?: RelayOptions): Relay {
+    this.#sweeper.start();
+    return createRelay(this.#durable, handlers, options);
+  }
+
+  /** {@link transaction} for adapters, which say themselves what is kept. @internal */
+  transact<Value>(
+    request: OperationRequest,
+    work: TransactionWork<Transaction, Value>,
+  ): Promise<Performed<Value>> {
+    this.#sweeper.start();
+    return this.#transactions.perform(request, work);
+  }
+
+  /** Does work in a transaction without a record. @internal */
+  inTransaction<Value>(
+    work: (transaction: Transaction, executor: SqlExecutor) => Promise<Value>,
+  ): Promise<Value> {
+    return this.#transactions.plain(work);
+  }
+
+  /** {@link within} for many operations of one scope and policy, whose values are not kept. @internal */
+  async markTogether(
+    executor: SqlExecutor,
+    scope: string,
+    options: OperationOptions,
+    operations: readonly { key: string; payload: unknown }[],
+    work: MarkedWork,
+  ): Promise<void> {
+    this.#sweeper.start();
+    assertMethods(executor, "executor", ["query"]);
+    const policy = this.policy({ ...options, ...RERUN });
+    const fingerprintOf = fingerprinter(undefined);
+    const requests = operations.map(({ key, payload }) =>
+      this.request({ key, scope, policy, fingerprint: fingerprintOf(payload) }),
+    );
+    await this.#transactions.markTogether(executor, requests, work);
+  }
+
+  /** Whether the database asks for a transaction to be tried again. @internal */
+  isRetryable(error: unknown): boolean {
+    return this.#transactions.of().isRetryable(error);
+  }
+
+  /** @throws {InvalidOption} when the store has no transactions. @internal */
+  assertTransactional(): void {
+    this.#transactions.of();
+  }
+
   /** Checks what a caller asks for. */
   #requested<Payload, Value>(
     request: RunRequest<Payload, Value>,
     where: string,
     handler: unknown,
-    forced: OperationOptions = {},
+    forced?: OperationOptions,
   ): OperationRequest {
-    assertKnownOptions(request, RUN_OPTIONS, where);
-    if (typeof handler !== "function") throw new InvalidOption(`${where} takes a handler function`);
+    assertRunRequest(request, where, handler);
     const { key, scope = "", payload, signal, firstSentAt } = request;
-    if (signal !== undefined) assertMethods(signal, "signal", SIGNAL_METHODS);
-    const policy = policyOf({ ...request, ...forced }, this.#policy);
+    const policy = policyOf(forced ? { ...request, ...forced } : request, this.#policy);
     const fingerprint = fingerprinter(request.fingerprint)(payload);
     return this.request({ key, scope, fingerprint, policy, firstSentAt, signal });
   }
@@ -297,13 +396,16 @@ export class Idempotency<Transaction = unknown> {
   request(asked: {
     key: string;
     scope: string;
+    handlerScope?: string;
     fingerprint: string;
     policy?: Policy;
     resultKind?: OperationRequest["resultKind"];
+    encode?: OperationRequest["encode"];
     firstSentAt?: Date | number | undefined;
     signal?: AbortSignal | undefined;
   }): OperationRequest {
-    const { key, scope, fingerprint, policy = this.#policy, resultKind = "value", signal } = asked;
+    const { key, scope, fingerprint, policy = this.#policy, signal } = asked;
+    const { resultKind = "value", encode = this.#encode } = asked;
     assertKey(key);
     assertScope(scope);
     const sentAt = policy.lateAfterMs === undefined ? undefined : firstSent(key, asked.firstSentAt);
@@ -311,9 +413,11 @@ export class Idempotency<Transaction = unknown> {
       id: this.#names.id(scope, key),
       key,
       scope,
+      handlerScope: asked.handlerScope,
       fingerprint: this.#names.fingerprint(fingerprint),
       policy,
       resultKind,
+      encode,
       sentAt,
       signal,
     };
@@ -330,18 +434,27 @@ export class Idempotency<Transaction = unknown> {
    *
    * @throws {StoreUnavailable} and its kin when the store cannot be asked; nothing runs then
    */
-  async begin(
-    request: OperationRequest,
-    encode: (value: unknown) => StoredResult = (value) => encoded(this.#codec, value),
-  ): Promise<Admission> {
+  begin(request: OperationRequest): Promise<Admission> {
     this.#sweeper.start();
-    const admission = await this.#admissions.admit(request);
-    if (admission.kind !== "run" || !admission.probe) return admission;
-    const settled = await settleByProbe(admission.attempt, encode);
-    if (settled.kind !== "superseded") return settled as Admission;
-    const successor = await this.successor(settled, request);
-    if (successor === undefined) throw refusal(admission);
-    return successor;
+    return this.#admissions.admit(request);
+  }
+
+  /** {@link begin} for many requests, as {@link Admissions.admitTogether}. @internal */
+  beginTogether(requests: readonly OperationRequest[]): Promise<PromiseSettledResult<Admission>[]> {
+    this.#sweeper.start();
+    return this.#admissions.admitTogether(requests);
+  }
+
+  /** {@link answer} for an attempt whose work was done with that of others, and made no value. @internal */
+  complete(request: OperationRequest, attempt: Attempt): Promise<Outcome<unknown>> {
+    const successor = (settlement: Settlement) => this.successor(settlement, request);
+    try {
+      this.#nothing ??= encoded(this.#codec, undefined);
+    } catch {
+      // It is held, as whatever cannot be stored is.
+      return execute(attempt, () => undefined, this.#codec, successor);
+    }
+    return complete(attempt, undefined, this.#nothing, this.#codec, successor);
   }
 
   /**
@@ -355,11 +468,11 @@ export class Idempotency<Transaction = unknown> {
   }
 
   /**
-   * The record of an operation with its value, or `undefined`.
+   * The record of an operation with its value and its steps, or `undefined`.
    *
    * @example const record = await idempotency.get({ key: "order-42", scope: tenantId });
    */
-  get(name: OperationName): Promise<(OperationRecord & { value?: unknown }) | undefined> {
+  get(name: OperationName): Promise<OperationDetails | undefined> {
     return this.#administration.get(name);
   }
 
@@ -382,8 +495,13 @@ export class Idempotency<Transaction = unknown> {
     return this.#administration.resolve(name, verdict);
   }
 
-  /** Makes sure that an operation never runs; refused while it runs or once it completed (SM-13). */
-  void(name: OperationName): Promise<VoidAnswer> {
+  /**
+   * Makes sure that an operation never runs, and that no attempt that had begun completes; refused
+   * while it runs or once it completed (SM-13).
+   *
+   * @returns a receipt: as long as its tombstone stands, it is proof
+   */
+  void(name: OperationName): Promise<VoidOutcome> {
     return this.#administration.void(name);
   }
 
@@ -407,7 +525,8 @@ export class Idempotency<Transaction = unknown> {
 
   /**
    * Stops letting operations begin and waits for those that run. What still runs at the deadline
-   * goes on, but its lease is left to lapse: nothing is released that cannot be proved.
+   * goes on, but its lease is left to lapse: nothing is released that cannot be proved. Workers and
+   * relays are closed as well.
    *
    * @param options.deadline how long to wait. @default "10s"
    * @returns how many operations were still running
@@ -417,73 +536,14 @@ export class Idempotency<Transaction = unknown> {
     const deadlineMs = durationMs(options.deadline ?? "10s", "deadline");
     this.#sweeper.stop();
     this.#admissions.close();
+    const closing = [...this.#pollers].map((poller) => poller.close(deadlineMs));
     await bounded(
       this.#clock,
       this.#admissions.idle(),
       deadlineMs,
       () => new Error("deadline"),
     ).catch(() => this.#heartbeat.stop());
+    await Promise.all(closing);
     return this.#admissions.running;
   }
-}
-
-function assertStore(store: unknown): asserts store is Store {
-  const methods = store as Record<string, unknown> | null | undefined;
-  const missing = STORE_METHODS.filter((name) => typeof methods?.[name] !== "function");
-  if (missing.length === 0) return;
-  throw new InvalidOption(
-    `\`store\` must be a store, such as memoryStore() or sqliteStore(database); it lacks ${missing.join(", ")}`,
-  );
-}
-
-function cacheBounds(cache: IdempotencyOptions["cache"]) {
-  if (cache === false) return { entriesMax: 0, bytesMax: 0, lifetimeMs: 0 };
-  const { entries = 1_000, bytes = 8 * 2 ** 20, lifetime = "60s" } = cache ?? {};
-  if (cache) assertKnownOptions(cache, ["entries", "bytes", "lifetime"], "`cache`");
-  assertInteger(entries, "cache.entries", 0, 2 ** 24);
-  assertInteger(bytes, "cache.bytes", 0, 2 ** 32);
-  const lifetimeMs = durationMs(lifetime, "cache.lifetime");
-  return { entriesMax: entries, bytesMax: bytes, lifetimeMs };
-}
-
-function sweeperSettings(sweep: IdempotencyOptions["sweep"]) {
-  if (sweep === false) return undefined;
-  const { every = "60s", batch = 1_000 } = sweep ?? {};
-  if (sweep) assertKnownOptions(sweep, ["every", "batch"], "`sweep`");
-  assertInteger(batch, "sweep.batch", 1, 100_000);
-  return { everyMs: durationMs(every, "sweep.every", { minMs: 10 }), batch };
-}
-
-/** When a request was first sent: what it says, or the time in a UUIDv7 (RFC 9562 §5.7). */
-function firstSent(key: string, said: Date | number | undefined): number | undefined {
-  if (said === undefined) {
-    return UUID_V7.test(key) ? Number.parseInt(key.slice(0, 8) + key.slice(9, 13), 16) : undefined;
-  }
-  const sentAt = said instanceof Date ? said.getTime() : said;
-  if (Number.isFinite(sentAt)) return sentAt;
-  throw new InvalidOption("`firstSentAt` must be a Date, or milliseconds since the Unix epoch");
-}
-
-function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = () => reject(signal.reason);
-    if (signal.aborted) onAbort();
-    signal.addEventListener("abort", onAbort, { once: true });
-    work.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-  });
-}
-
-// Drawn in blocks: asking the system for 16 bytes at a time costs more than the hashing.
-const NONCE_BYTES = 16;
-const entropy = Buffer.alloc(256 * NONCE_BYTES);
-let used = entropy.length;
-
-/** 16 random bytes in hexadecimal. */
-function nonce(): string {
-  if (used === entropy.length) {
-    randomFillSync(entropy);
-    used = 0;
-  }
-  used += NONCE_BYTES;
-  return entropy.toString("hex", used - NONCE_BYTES, used);
 }

@@ -63,6 +63,8 @@ export const OPERATION_OPTIONS = [
 /** {@link OperationOptions}, checked and in milliseconds. */
 export interface Policy {
   readonly retentionMs: number;
+  /** How long an operation is kept that was released, and may run again. */
+  readonly openRetentionMs: number;
   readonly leaseMs: number;
   readonly waitMs: number;
   readonly onError: "release" | "hold" | "store";
@@ -78,6 +80,7 @@ export interface Policy {
 
 const DEFAULTS: Policy = {
   retentionMs: 86_400_000,
+  openRetentionMs: 86_400_000,
   leaseMs: 30_000,
   waitMs: 0,
   onError: "release",
@@ -123,6 +126,7 @@ export function policyOf(options: OperationOptions, base: Policy = DEFAULTS): Po
   };
   return {
     ...chosen,
+    openRetentionMs: chosen.retentionMs,
     lateAfterMs: lateAfterMs(options.refuseLate, base, chosen.retentionMs),
     lapsedRetentionMs: chosen.onCrash === "rerun" ? chosen.retentionMs : chosen.heldRetentionMs,
   };

@@ -2,6 +2,7 @@
 // hit needs no store; what an administrator removes elsewhere may be seen for `lifetimeMs` more
 // (EN-4).
 
+import type { Clock } from "../clock.ts";
 import type { RecordId } from "../store.ts";
 import type { StoredResult } from "./envelope.ts";
 
@@ -22,10 +23,24 @@ export interface ResultCacheBounds {
 /** What an entry takes beside its bytes, roughly. */
 const ENTRY_BYTES = 500;
 
+interface Entry {
+  readonly fingerprint: string;
+  readonly attempt: number;
+  readonly expiresAt: number;
+  readonly staleAt: number;
+  readonly size: number;
+  readonly kind: StoredResult["kind"];
+  readonly omitted: boolean;
+  /** The bytes of the result, one in each character, until it is asked for. */
+  readonly text: string;
+  /** Made once: what is decoded of a result is remembered by its identity. */
+  result: StoredResult | undefined;
+}
+
 export class ResultCache {
   readonly #bounds: ResultCacheBounds;
   /** In order of use: a hit moves its entry to the end. */
-  readonly #entries = new Map<RecordId, CachedResult & { staleAt: number }>();
+  readonly #entries = new Map<RecordId, Entry>();
   /** Goes on where it stopped: from the start it would pass by all that was deleted before. */
   #oldest = this.#entries.keys();
   #bytes = 0;
@@ -34,28 +49,42 @@ export class ResultCache {
     this.#bounds = bounds;
   }
 
-  get(id: RecordId, now: number): CachedResult | undefined {
+  get(id: RecordId, clock: Pick<Clock, "now">): CachedResult | undefined {
     const entry = this.#entries.get(id);
     if (entry === undefined) return undefined;
-    if (entry.staleAt <= now) {
+    if (entry.staleAt <= clock.now()) {
       this.delete(id);
       return undefined;
     }
     this.#entries.delete(id);
     this.#entries.set(id, entry);
-    return entry;
+    const { fingerprint, attempt, expiresAt } = entry;
+    entry.result ??= resultOf(entry);
+    return { fingerprint, attempt, result: entry.result, expiresAt };
   }
 
-  set(id: RecordId, entry: CachedResult, now: number): void {
+  set(id: RecordId, cached: CachedResult, now: number): void {
     const { entriesMax, bytesMax, lifetimeMs } = this.#bounds;
-    if (entriesMax === 0 || bytesOf(entry) > bytesMax) return;
+    const { fingerprint, attempt, result, expiresAt } = cached;
+    const { kind, omitted, bytes } = result;
+    const size = ENTRY_BYTES + bytes.byteLength;
+    if (entriesMax === 0 || size > bytesMax) return;
     this.delete(id);
-    const { fingerprint, attempt, expiresAt } = entry;
-    const { kind, omitted, bytes } = entry.result;
-    const result = { kind, omitted, bytes: ownBytes(bytes) };
-    const staleAt = Math.min(expiresAt, now + lifetimeMs);
-    this.#entries.set(id, { fingerprint, attempt, result, expiresAt, staleAt });
-    this.#bytes += bytesOf(entry);
+    const isOwn = bytes.byteLength === bytes.buffer.byteLength;
+    this.#entries.set(id, {
+      fingerprint,
+      attempt,
+      expiresAt,
+      staleAt: Math.min(expiresAt, now + lifetimeMs),
+      size,
+      kind,
+      omitted,
+      // A view would keep the whole buffer behind it in memory, such as a socket's or a pool's. Most
+      // entries are never asked for, and text is several times as cheap to make as another buffer.
+      text: isOwn ? "" : textOf(bytes),
+      result: isOwn ? { kind, omitted, bytes } : undefined,
+    });
+    this.#bytes += size;
     while (this.#entries.size > entriesMax || this.#bytes > bytesMax) {
       const { done, value } = this.#oldest.next();
       if (done) this.#oldest = this.#entries.keys();
@@ -67,15 +96,16 @@ export class ResultCache {
     const entry = this.#entries.get(id);
     if (entry === undefined) return;
     this.#entries.delete(id);
-    this.#bytes -= bytesOf(entry);
+    this.#bytes -= entry.size;
   }
 }
 
-/** A view would keep the whole buffer behind it in memory, such as a socket's or a pool's. */
-function ownBytes(bytes: Uint8Array): Uint8Array {
-  return bytes.byteLength === bytes.buffer.byteLength ? bytes : new Uint8Array(bytes);
+function textOf(bytes: Uint8Array): string {
+  const { buffer, byteOffset, byteLength } = bytes;
+  const view = bytes instanceof Buffer ? bytes : Buffer.from(buffer, byteOffset, byteLength);
+  return view.toString("latin1");
 }
 
-function bytesOf(entry: CachedResult): number {
-  return ENTRY_BYTES + entry.result.bytes.byteLength;
+function resultOf({ kind, omitted, text }: Entry): StoredResult {
+  return { kind, omitted, bytes: new Uint8Array(Buffer.from(text, "latin1")) };
 }

@@ -59,20 +59,28 @@ export class Sweeper {
   /**
    * Removes everything that has expired, batch by batch.
    *
-   * @param proceed called after every batch with the number removed so far; `false` ends it
+   * @param proceed called after every batch that was not empty with the number removed so far; `false`
+   * ends it
    */
   async purge(
     batch: number,
     proceed: (removed: number) => boolean,
     signal?: AbortSignal,
   ): Promise<number> {
+    const { queue } = this.#store;
+    const sweeps = [() => this.#store.sweep(batch), ...(queue ? [() => queue.sweep(batch)] : [])];
     let removed = 0;
-    for (;;) {
-      signal?.throwIfAborted();
-      const swept = await this.#store.sweep(batch);
-      removed += swept;
-      if (!proceed(removed) || swept < batch) return removed;
-      await pause(this.#clock, PAUSE_MS, signal);
+    for (const sweep of sweeps) {
+      for (;;) {
+        signal?.throwIfAborted();
+        const swept = await sweep();
+        removed += swept;
+        if (swept > 0) publish(() => ({ type: "swept", removed: swept }));
+        if (swept > 0 && !proceed(removed)) return removed;
+        if (swept < batch) break;
+        await pause(this.#clock, PAUSE_MS, signal);
+      }
     }
+    return removed;
   }
 }

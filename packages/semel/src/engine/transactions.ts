@@ -8,19 +8,27 @@ import {
   AttemptSuperseded,
   InvalidOption,
   isSemelError,
-  KeyReused,
   NotSerializable,
   OperationHeld,
   StoreUnavailable,
 } from "../errors.ts";
-import { publish } from "../events.ts";
+import { isObserved, publish, type SemelEvent } from "../events.ts";
 import { isComparable } from "../fingerprint.ts";
 import { backoffMs, pause } from "../retry.ts";
-import type { BeginAnswer, Claim, SqlExecutor, StoredRecord, StoreTransactions } from "../store.ts";
+import type {
+  BeginAnswer,
+  Claim,
+  SettleAnswer,
+  SqlExecutor,
+  StoredRecord,
+  StoreTransactions,
+} from "../store.ts";
 import type { Admission, AdmissionHost, Admissions, OperationRequest } from "./admission.ts";
 import { Attempt, type Operation } from "./attempt.ts";
 import { open, type StoredResult, seal } from "./envelope.ts";
 import { encoded, failureResult, type Outcome, outcomeOf } from "./execution.ts";
+import { LookUps } from "./look-ups.ts";
+import { type MarkedWork, markTogether } from "./marking.ts";
 import { Slots } from "./slots.ts";
 
 /** A handler whose writes on the transaction commit together with its result. */
@@ -30,10 +38,23 @@ export type TransactionHandler<Transaction, Value> = (
 ) => Value | Promise<Value>;
 
 /** What a handler returned, and what is kept of it. */
-interface Made<Value> {
+export interface Made<Value> {
   value: Value;
   result: StoredResult;
 }
+
+/** A handler together with what is kept of what it does. */
+export interface TransactionWork<Transaction, Value> {
+  /** Called again when the database asks for it. */
+  make(transaction: Transaction, operation: Operation): Promise<Made<Value>>;
+  /** What is kept of an error that `make` threw, after everything was rolled back. */
+  failure(error: unknown): StoredResult | undefined;
+}
+
+/** What a request came to: committed here, or answered without running. */
+export type Performed<Value> =
+  | { kind: "made"; value: Value; attempt: number }
+  | Exclude<Admission, { kind: "run" }>;
 
 /** What one transaction came to. */
 type Try<Value> =
@@ -50,10 +71,18 @@ type Try<Value> =
 interface Execution<Transaction, Value> {
   readonly transactions: StoreTransactions<Transaction>;
   readonly request: OperationRequest;
-  readonly handler: TransactionHandler<Transaction, Value>;
+  readonly work: TransactionWork<Transaction, Value>;
   readonly attempt: Attempt;
   readonly claim: Claim;
 }
+
+/** How an attempt ended, for whoever listens. */
+type HowEnded = Pick<Extract<SemelEvent, { type: "settled" }>, "ending" | "outcome">;
+
+const COMMITTED: HowEnded = { ending: "complete", outcome: "settled" };
+const ROLLED_BACK: HowEnded = { ending: "rollback", outcome: "settled" };
+/** Another transaction was faster. */
+const OVERTAKEN: HowEnded = { ending: "rollback", outcome: "superseded" };
 
 const TRIES_MAX = 10;
 const BACKOFF = { baseMs: 5, capMs: 500 };
@@ -66,12 +95,18 @@ export class Transactions {
   readonly #codec: Codec;
   /** Tells a handler's own calls from others': they would wait for the slot that it holds. */
   readonly #inside = new AsyncLocalStorage<{ isOpen: boolean }>();
+  readonly #lookUps: LookUps;
   #slots: Slots | undefined;
 
   constructor(host: AdmissionHost, admissions: Admissions, codec: Codec) {
     this.#host = host;
     this.#admissions = admissions;
     this.#codec = codec;
+    this.#lookUps = new LookUps(
+      host.clock,
+      (id) => admissions.read(id),
+      () => this.#slots?.isCrowded ?? false,
+    );
   }
 
   /** Runs a handler in a transaction of the store's own making. */
@@ -79,7 +114,32 @@ export class Transactions {
     request: OperationRequest,
     handler: TransactionHandler<Transaction, Value>,
   ): Promise<Outcome<Value>> {
-    const transactions = this.#transactions<Transaction>();
+    const performed = await this.perform<Transaction, Value>(request, {
+      make: async (transaction, operation) => {
+        const value = await handler(transaction, operation);
+        return { value, result: this.#encoded(value) };
+      },
+      failure: (error) =>
+        request.policy.onError === "store" && !isSemelError(error)
+          ? failureResult(error)
+          : undefined,
+    });
+    if (performed.kind !== "made") return outcomeOf<Value>(performed, this.#codec);
+    const { value, attempt } = performed;
+    return { value, replayed: false, attempt };
+  }
+
+  /**
+   * Does work in a transaction of the store's own making.
+   *
+   * @throws what the work throws, after the rollback; {@link StoreUnavailable} when the database
+   * fails, or cannot be asked whether it committed
+   */
+  async perform<Transaction, Value>(
+    request: OperationRequest,
+    work: TransactionWork<Transaction, Value>,
+  ): Promise<Performed<Value>> {
+    const transactions = this.of<Transaction>();
     if (this.#inside.getStore()?.isOpen) {
       throw new InvalidOption(
         "transaction() was called in the handler of another, whose slot it would wait for; join that one with within()",
@@ -87,39 +147,60 @@ export class Transactions {
     }
     for (let tries = 0; tries <= TRIES_MAX; tries++) {
       const admission = await this.#admissions.admit(request, () => this.#look(request));
-      if (admission.kind !== "run") return outcomeOf<Value>(admission, this.#codec);
+      if (admission.kind !== "run") return admission;
       const { attempt } = admission;
       const claim = this.#claimOf(request, attempt);
-      const outcome = await this.#run({ transactions, request, handler, attempt, claim });
-      if (outcome !== undefined) return outcome;
+      const performed = await this.#perform({ transactions, request, work, attempt, claim });
+      if (performed !== undefined) return performed;
     }
     // Ten times in a row another process was faster, and left nothing to answer with.
     throw new AttemptSuperseded();
   }
 
+  /** A transaction without a record, among the others. */
+  plain<Transaction, Value>(
+    work: (transaction: Transaction, executor: SqlExecutor) => Promise<Value>,
+  ): Promise<Value> {
+    const transactions = this.of<Transaction>();
+    const context = { isOpen: true };
+    return this.#inSlot(transactions, () =>
+      this.#inside.run(context, () =>
+        transactions.run(work).finally(() => {
+          context.isOpen = false;
+        }),
+      ),
+    );
+  }
+
   /** `undefined`: something else stands under this key now. */
-  async #run<Transaction, Value>(
+  async #perform<Transaction, Value>(
     execution: Execution<Transaction, Value>,
-  ): Promise<Outcome<Value> | undefined> {
+  ): Promise<Performed<Value> | undefined> {
     const { attempt, request } = execution;
     let kept: StoredResult | undefined;
+    let how: HowEnded = ROLLED_BACK;
     try {
       const done = await this.#untilKnown(execution);
       switch (done.kind) {
         case "committed":
+          attempt.committed();
           kept = done.made.result;
-          return { value: done.made.value, replayed: false, attempt: attempt.attempt };
+          how = COMMITTED;
+          return { kind: "made", value: done.made.value, attempt: attempt.attempt };
         case "stale":
+          how = OVERTAKEN;
           return undefined;
         case "late":
-          return outcomeOf<Value>(done, this.#codec);
+          return done;
         case "failed":
           kept = await this.#keepFailure(execution, done.error);
+          if (kept) how = COMMITTED;
           throw done.error;
         case "broken":
           throw done.error;
       }
     } finally {
+      this.#publish(attempt, how);
       // Also after a failure: whoever waits looks again.
       this.#ended(attempt, kept, request.policy.retentionMs);
     }
@@ -156,7 +237,7 @@ export class Transactions {
   }
 
   async #try<Transaction, Value>(execution: Execution<Transaction, Value>): Promise<Try<Value>> {
-    const { transactions, claim, request, attempt, handler } = execution;
+    const { transactions, claim, request, attempt, work } = execution;
     const context = { isOpen: true };
     let made: Made<Value> | undefined;
     let stop: Try<Value> | undefined;
@@ -171,18 +252,30 @@ export class Transactions {
         if (begun && (begun.kind !== "acquired" || begun.probe)) return end({ kind: "stale" });
         let done: Made<Value>;
         try {
-          const value = await this.#inside.run(context, () => handler(transaction, attempt));
-          done = { value, result: this.#resultOf(value) };
+          attempt.enterTransaction(executor);
+          const { value, result } = await this.#inside.run(context, () =>
+            attempt.calling(() => work.make(transaction, attempt)),
+          );
+          await attempt.concludeTransaction();
+          done = { value, result: this.#bounded(result) };
         } catch (error) {
           stop = { kind: "failed", error };
           throw error;
         }
         const { retentionMs } = request.policy;
         const result = await seal(done.result);
-        const token = { id: claim.id, owner: claim.owner, attempt: begun?.attempt ?? 0 };
-        const answer = begun
-          ? await transactions.settle(executor, { ...token, kind: "complete", result, retentionMs })
-          : await transactions.complete(executor, claim, result, retentionMs);
+        let answer: SettleAnswer;
+        if (begun) {
+          const token = { id: claim.id, owner: claim.owner, attempt: begun.attempt };
+          const ending = { ...token, kind: "complete", result, retentionMs } as const;
+          answer = await transactions.settle(executor, ending);
+        } else if (transactions.completeAndCommit) {
+          // From here on it may be committed.
+          made = done;
+          answer = await transactions.completeAndCommit(executor, claim, result, retentionMs);
+        } else {
+          answer = await transactions.complete(executor, claim, result, retentionMs);
+        }
         if (answer.kind === "stale") return end({ kind: "stale" });
         made = done;
         return { kind: "committed", made };
@@ -196,12 +289,13 @@ export class Transactions {
 
   /** `onError: "store"`: what the handler wrote is rolled back, that it failed is kept. */
   async #keepFailure<Transaction, Value>(
-    { transactions, request, claim }: Execution<Transaction, Value>,
+    { transactions, request, claim, work }: Execution<Transaction, Value>,
     error: unknown,
   ): Promise<StoredResult | undefined> {
-    const { onError, retentionMs } = request.policy;
-    if (onError !== "store" || isSemelError(error) || request.signal?.aborted) return undefined;
-    const result = failureResult(error);
+    const { retentionMs } = request.policy;
+    const failure = request.signal?.aborted ? undefined : work.failure(error);
+    if (failure === undefined) return undefined;
+    const result = this.#bounded(failure);
     try {
       const bytes = await seal(result);
       const answer = await this.#inSlot(transactions, () =>
@@ -236,30 +330,42 @@ export class Transactions {
     request: OperationRequest,
     handler: (operation: Operation) => Value | Promise<Value>,
   ): Promise<Outcome<Value>> {
-    const transactions = this.#transactions();
+    const transactions = this.of();
     const claim = this.#admissions.claim(request);
+    const asked = { cached: false, askedAt: isObserved() ? this.#host.clock.now() : 0 };
     let answer = await transactions.begin(executor, claim);
     if (answer.kind === "mismatch" && !isComparable(answer.fingerprint, claim.fingerprint)) {
       // As in admission: made by another algorithm, so that the key alone decides.
       claim.fingerprint = answer.fingerprint;
       answer = await transactions.begin(executor, claim);
     }
-    if (answer.kind === "done") return this.#replay<Value>(answer, request);
     if (answer.kind !== "acquired") {
-      const admission = await this.#admissions.refused(request, answer, claim.fingerprint);
+      const admission =
+        answer.kind === "done"
+          ? await this.#replay(answer, request)
+          : await this.#admissions.refused(request, answer, claim.fingerprint);
+      this.#admissions.announce(request, admission, asked);
       return outcomeOf<Value>(admission, this.#codec);
     }
     const token = { id: claim.id, attempt: answer.attempt, owner: claim.owner };
     const attempt = new Attempt(this.#host, request, token);
+    this.#admissions.announce(request, { kind: "run", attempt, probe: answer.probe }, asked);
     const { retentionMs } = request.policy;
+    let how: HowEnded = ROLLED_BACK;
     try {
       // What the crashed attempt before this one did, only its probe finds out, outside of this.
       if (answer.probe) throw new OperationHeld("probe-needed: run() it with its probe first");
-      const value = await handler(attempt);
-      const result = await seal(this.#resultOf(value));
+      attempt.enterTransaction(executor);
+      const value = await attempt.calling(() => handler(attempt));
+      await attempt.concludeTransaction();
+      const result = await seal(this.#bounded(this.#encoded(value)));
       const ending = { ...token, kind: "complete", result, retentionMs } as const;
       const settled = await transactions.settle(executor, ending);
-      if (settled.kind === "stale") throw new AttemptSuperseded();
+      if (settled.kind === "stale") {
+        how = OVERTAKEN;
+        throw new AttemptSuperseded();
+      }
+      how = COMMITTED;
       return { value, replayed: false, attempt: attempt.attempt };
     } catch (error) {
       // The caller will roll back, which undoes the claim. Should it commit all the same, the key
@@ -269,23 +375,45 @@ export class Transactions {
         : ({ ...token, kind: "release", retentionMs } as const);
       await transactions.settle(executor, ending).catch(() => {});
       throw error;
+    } finally {
+      // It counts when the caller's transaction commits, which only the caller knows.
+      this.#publish(attempt, how);
     }
   }
 
-  async #replay<Value>(
+  /** Marks operations of one policy as done, in a transaction that the caller opened (MSG-1). */
+  async markTogether(
+    executor: SqlExecutor,
+    requests: readonly OperationRequest[],
+    work: MarkedWork,
+  ): Promise<void> {
+    const [first] = requests;
+    if (first === undefined) return work([]);
+    const marking = {
+      transactions: this.of(),
+      admissions: this.#admissions,
+      codec: this.#codec,
+      result: await seal(this.#bounded(this.#encoded(undefined))),
+      retentionMs: first.policy.retentionMs,
+    };
+    await markTogether(marking, executor, requests, work);
+  }
+
+  /** Not remembered, because what was read may still be rolled back. */
+  async #replay(
     { attempt, result, expiresInMs }: Extract<BeginAnswer, { kind: "done" }>,
     { resultKind }: OperationRequest,
-  ): Promise<Outcome<Value>> {
-    const opened = await open(result);
-    if (opened.kind !== resultKind && opened.kind !== "failure") throw new KeyReused();
-    return outcomeOf({ kind: "replay", attempt, result: opened, expiresInMs }, this.#codec);
+  ): Promise<Admission> {
+    const opened = await open(result, this.#host.maxResultBytes);
+    if (opened.kind !== resultKind && opened.kind !== "failure") return { kind: "mismatch" };
+    return { kind: "replay", attempt, result: opened, expiresInMs };
   }
 
   /** What stands under this key, without claiming it. */
   async #look(request: OperationRequest): Promise<Admission> {
     const { clock } = this.#host;
     const askedAt = clock.now();
-    const record = await this.#admissions.read(request.id);
+    const record = await this.#lookUps.look(request.id);
     const answer = record && answerOf(record, request, clock.now() - askedAt);
     if (answer) return this.#admissions.refused(request, answer, record.fingerprint);
     const attempt = (record?.attempt ?? 0) + 1;
@@ -305,15 +433,20 @@ export class Transactions {
 
   /** Nothing of it was kept where there is no result: everything was rolled back. */
   #ended(attempt: Attempt, result: StoredResult | undefined, retentionMs: number): void {
+    const settlement = { kind: "settled", expiresInMs: result ? retentionMs : null } as const;
+    this.#admissions.ended(attempt, result && { kind: "complete", result }, settlement);
+  }
+
+  #publish(attempt: Attempt, how: HowEnded): void {
+    const { store, clock } = this.#host;
     publish(() => ({
       type: "settled",
       id: attempt.token.id,
+      store: store.name,
       attempt: attempt.attempt,
-      ending: result ? "complete" : "rollback",
-      outcome: "settled",
+      ...how,
+      durationMs: clock.now() - attempt.beganAt,
     }));
-    const settlement = { kind: "settled", expiresInMs: result ? retentionMs : null } as const;
-    this.#admissions.ended(attempt, result && { kind: "complete", result }, settlement);
   }
 
   /** Waits for a connection that leaves one for the handlers' own queries. */
@@ -325,10 +458,9 @@ export class Transactions {
     return this.#slots.run(work);
   }
 
-  #resultOf(value: unknown): StoredResult {
-    const result = this.#encoded(value);
+  #bounded(result: StoredResult): StoredResult {
     if (result.bytes.byteLength <= this.#host.maxResultBytes) return result;
-    return { ...result, omitted: true, bytes: new Uint8Array(0) };
+    return { kind: result.kind, omitted: true, bytes: new Uint8Array(0) };
   }
 
   #encoded(value: unknown): StoredResult {
@@ -343,7 +475,8 @@ export class Transactions {
     }
   }
 
-  #transactions<Transaction>(): StoreTransactions<Transaction> {
+  /** @throws {InvalidOption} when the store has none */
+  of<Transaction>(): StoreTransactions<Transaction> {
     const { store } = this.#host;
     if (store.transactions) return store.transactions as StoreTransactions<Transaction>;
     throw new InvalidOption(

@@ -3,9 +3,11 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Idempotency } from "../engine/idempotency.ts";
 import { Exchange, HttpLayer } from "../http/exchange.ts";
-import { admitNodeRequest } from "../http/node-exchange.ts";
+import { admitNodeRequest, type NodeRequest } from "../http/node-exchange.ts";
+import { answerInTransaction } from "../http/node-transactional.ts";
 import { operationOf } from "../http/operation-of.ts";
 import type { HttpOptions } from "../http/options.ts";
+import { transactionalLayer } from "../http/transactional.ts";
 
 export type { HttpOperation } from "../http/exchange.ts";
 export { operationOf } from "../http/operation-of.ts";
@@ -39,16 +41,52 @@ export function idempotent<Request extends ExpressRequest>(
 ): (request: Request, response: ServerResponse, next: Next) => void {
   const layer = new HttpLayer(idempotency, options);
   return (request, response, next) => {
-    admitNodeRequest(layer, request, response, {
-      request,
-      // Not `url`, from which mounted routers cut their prefix.
-      target: request.originalUrl,
-      parsedBody: () => request.body,
-    }).then((admitted) => {
+    admitNodeRequest(layer, request, response, factsOf(request)).then((admitted) => {
       if (admitted === "answered") return;
-      if (typeof admitted === "object") observeErrors(request);
-      next();
+      if (admitted === "pass") return next();
+      observeErrors(request);
+      admitted.calling(() => next());
     }, next);
+  };
+}
+
+/**
+ * A handler whose writes and whose response are one database transaction (HTTP-16): the response is
+ * stored in it, and leaves after the commit. A handler that throws, and a response that is not
+ * stored, roll it back; when the database asks for it, the handler is called again. A request without
+ * a key runs in a transaction as well, unrecorded.
+ *
+ * @param handler is given the store's own transaction: a `pg` client, a `mysql2` connection, …
+ * @throws {InvalidOption} when an option is wrong, or the store has no transactions
+ * @example
+ * app.post("/orders", express.json(), transactional(idempotency, { scope }, async (req, res, client) => {
+ *   await client.query("INSERT INTO orders (sku) VALUES ($1)", [req.body.sku]);
+ *   res.status(201).json({ sku: req.body.sku });
+ * }));
+ */
+export function transactional<
+  Transaction,
+  Request extends ExpressRequest,
+  Response extends ServerResponse = ServerResponse,
+>(
+  idempotency: Idempotency<Transaction>,
+  options: HttpOptions<Request>,
+  handler: (request: Request, response: Response, transaction: Transaction) => unknown,
+): (request: Request, response: Response, next: Next) => void {
+  const layer = transactionalLayer(idempotency, options, handler);
+  return (request, response, next) => {
+    answerInTransaction(layer, request, response, factsOf(request), (transaction: Transaction) =>
+      handler(request, response, transaction),
+    ).catch(next);
+  };
+}
+
+function factsOf<Request extends ExpressRequest>(request: Request): NodeRequest<Request> {
+  return {
+    request,
+    // Not `url`, from which mounted routers cut their prefix.
+    target: request.originalUrl,
+    parsedBody: () => request.body,
   };
 }
 

@@ -3,8 +3,10 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Idempotency } from "../engine/idempotency.ts";
 import { type Exchange, HttpLayer } from "../http/exchange.ts";
-import { admitNodeRequest } from "../http/node-exchange.ts";
+import { admitNodeRequest, type NodeRequest } from "../http/node-exchange.ts";
+import { answerInTransaction } from "../http/node-transactional.ts";
 import type { HttpOptions } from "../http/options.ts";
+import { transactionalLayer } from "../http/transactional.ts";
 
 export type { HttpOperation } from "../http/exchange.ts";
 export { operationOf } from "../http/operation-of.ts";
@@ -39,19 +41,64 @@ export function idempotent(
   return async (request, response) => {
     let exchange: Exchange | undefined;
     try {
-      const admitted = await admitNodeRequest(layer, request, response, {
-        request,
-        // Not `url`, from which mounting frameworks cut their prefix.
-        target: (request as { originalUrl?: string }).originalUrl ?? request.url ?? "/",
-        parsedBody: () => (request as { body?: unknown }).body,
-      });
-      if (typeof admitted === "object") exchange = admitted;
-      if (admitted !== "answered") await handler(request, response);
+      const admitted = await admitNodeRequest(layer, request, response, factsOf(request));
+      if (admitted === "answered") return;
+      if (admitted === "pass") return void (await handler(request, response));
+      exchange = admitted;
+      await exchange.calling(() => handler(request, response));
     } catch (error) {
       exchange?.failed(error);
       reportError(error, request);
       answerFailure(response);
     }
+  };
+}
+
+/** A `node:http` handler that writes in a transaction. */
+export type NodeTransactionalHandler<Transaction> = (
+  request: IncomingMessage,
+  response: ServerResponse,
+  transaction: Transaction,
+) => unknown;
+
+/**
+ * A `node:http` handler whose writes and whose response are one database transaction (HTTP-16): the
+ * response is stored in it, and leaves after the commit. A handler that throws, and a response that
+ * is not stored, roll it back; when the database asks for it, the handler is called again. A request
+ * without a key runs in a transaction as well, unrecorded.
+ *
+ * @param handler is given the store's own transaction: a `pg` client, a `mysql2` connection, …
+ * @throws {InvalidOption} when an option is wrong, or the store has no transactions
+ * @example
+ * createServer(transactional(idempotency, { scope }, async (request, response, client) => {
+ *   await client.query("INSERT INTO orders (sku) VALUES ($1)", [await skuOf(request)]);
+ *   response.writeHead(201).end();
+ * })).listen(3000);
+ */
+export function transactional<Transaction>(
+  idempotency: Idempotency<Transaction>,
+  { reportError = console.error, ...options }: NodeOptions,
+  handler: NodeTransactionalHandler<Transaction>,
+): (request: IncomingMessage, response: ServerResponse) => Promise<void> {
+  const layer = transactionalLayer(idempotency, options, handler);
+  return async (request, response) => {
+    try {
+      await answerInTransaction(layer, request, response, factsOf(request), (tx: Transaction) =>
+        handler(request, response, tx),
+      );
+    } catch (error) {
+      reportError(error, request);
+      answerFailure(response);
+    }
+  };
+}
+
+function factsOf(request: IncomingMessage): NodeRequest<IncomingMessage> {
+  return {
+    request,
+    // Not `url`, from which mounting frameworks cut their prefix.
+    target: (request as { originalUrl?: string }).originalUrl ?? request.url ?? "/",
+    parsedBody: () => (request as { body?: unknown }).body,
   };
 }
 

@@ -1,14 +1,9 @@
 // What makes two HTTP requests the same request: SHA-256 over length-framed method, target, media
 // type and body (HTTP-5).
 
-import { hash } from "node:crypto";
+import { createHash, hash } from "node:crypto";
 import { InvalidOption } from "../errors.ts";
-import {
-  canonicalForm,
-  type FingerprintSelection,
-  fingerprinter,
-  labelled,
-} from "../fingerprint.ts";
+import { canonicalForm, type FingerprintSelection, fingerprinter } from "../fingerprint.ts";
 
 /** A request body: its bytes, or what a body parser left of it. */
 export type Body = { bytes: Uint8Array } | { parsed: unknown };
@@ -34,56 +29,85 @@ export function bodyFingerprinter(
   option: "bytes" | "json" | FingerprintSelection,
 ): BodyFingerprinter {
   // One label for whatever a body turns out to be: only fingerprints of one label are told apart.
-  if (option === "bytes")
-    return (request, body) => framed(request, body, () => ["b", asSent(body)]);
+  if (option === "bytes") return (request, body) => framed(request, "b", asSent(body));
   if (option === "json") {
-    return (request, body) => framed(request, body, (_, type) => ["j", asJson(body, type)]);
+    return (request, body) => framed(request, "j", asJson(body, mediaTypeOf(request)));
   }
   if (typeof option === "string") {
     throw new InvalidOption(
       `\`fingerprint\` must be "bytes", "json", { include: […] }, { exclude: […] } or a function, got "${option}"`,
     );
   }
+  return selectingFingerprinter(option);
+}
+
+function selectingFingerprinter(option: FingerprintSelection): BodyFingerprinter {
   const select = fingerprinter(option as FingerprintSelection<never>);
   // A user's function gets the numbers that it knows, not what they were written like.
   const parseJson = typeof option === "function" ? JSON.parse : parseJsonAsWritten;
-  return (request, body) =>
-    framed(request, body, (body, mediaType) => {
-      const digest = select(
-        "parsed" in body ? body.parsed : selectable(body.bytes, mediaType, parseJson),
-      );
-      const colon = digest.indexOf(":");
-      return [`s-${digest.slice(0, colon)}`, digest.slice(colon + 1)];
-    });
+  return (request, body) => {
+    const content =
+      "parsed" in body ? body.parsed : selectable(body.bytes, mediaTypeOf(request), parseJson);
+    // Where pointers lead nowhere all of it counts, or any two such bodies would be the same.
+    const isWhole = typeof option !== "function" && !hasParts(content);
+    const digest = select(isWhole ? {} : content);
+    const colon = digest.indexOf(":");
+    const selected: Content = { tag: "s", data: digest.slice(colon + 1) };
+    return framed(request, `s-${digest.slice(0, colon)}`, isWhole ? asSent(body) : selected);
+  };
 }
 
-type Digest = readonly [label: string, digest: string];
+/** Whether JSON Pointers can lead anywhere in it. */
+function hasParts(content: unknown): boolean {
+  return typeof content === "object" && content !== null && !(content instanceof Uint8Array);
+}
 
-function framed(
-  request: RequestLine,
-  body: Body,
-  digest: (body: Body, mediaType: string) => Digest,
-): string {
-  const mediaType = (request.contentType?.split(";", 1)[0] ?? "").trim().toLowerCase();
-  const [label, content] = digest(body, mediaType);
+/** What counts of a body. Its tag says what it is, so that bytes never look like anything else. */
+interface Content {
+  tag: "b" | "p" | "j" | "s";
+  data: string | Uint8Array;
+}
+
+/** Bodies up to here are hashed in one call with what frames them, which is most of its cost. */
+const scratch = Buffer.allocUnsafeSlow(16_384);
+/** The most bytes that UTF-8 takes for one UTF-16 unit. */
+const UNIT_BYTES_MAX = 3;
+
+function framed(request: RequestLine, label: string, { tag, data }: Content): string {
   const { method, target } = request;
-  const head = `${method.length}:${method}${target.length}:${target}${mediaType.length}:${mediaType}`;
-  return labelled(`${LABEL}${label}`, `${head}${content}`);
+  const mediaType = mediaTypeOf(request);
+  const head = `${method.length}:${method}${target.length}:${target}${mediaType.length}:${mediaType}${tag}`;
+  return `${LABEL}${label}:${digestOf(head, data)}`;
 }
 
-/** What a parser left of a body never looks like bytes, nor canonical JSON like its source. */
-function asSent(body: Body): string {
+/** SHA-256 over both. */
+function digestOf(head: string, data: string | Uint8Array): string {
+  if (typeof data === "string") return hash("sha256", head + data, "base64url");
+  if (head.length * UNIT_BYTES_MAX + data.byteLength > scratch.length) {
+    return createHash("sha256").update(head).update(data).digest("base64url");
+  }
+  const dataAt = scratch.write(head);
+  scratch.set(data, dataAt);
+  return hash("sha256", scratch.subarray(0, dataAt + data.byteLength), "base64url");
+}
+
+function mediaTypeOf({ contentType }: RequestLine): string {
+  if (contentType === undefined) return "";
+  const semicolon = contentType.indexOf(";");
+  return (semicolon < 0 ? contentType : contentType.slice(0, semicolon)).trim().toLowerCase();
+}
+
+function asSent(body: Body): Content {
   // The bytes are gone: a parser before us kept only this.
   const sent = "bytes" in body ? body.bytes : body.parsed;
-  if (sent instanceof Uint8Array) return `b${hash("sha256", sent, "base64url")}`;
-  return `p${hash("sha256", canonicalForm(sent), "base64url")}`;
+  if (sent instanceof Uint8Array) return { tag: "b", data: sent };
+  return { tag: "p", data: canonicalForm(sent) };
 }
 
-function asJson(body: Body, mediaType: string): string {
+function asJson(body: Body, mediaType: string): Content {
   if ("bytes" in body && JSON_TYPE.test(mediaType)) {
     try {
-      const text = new TextDecoder("utf-8", { fatal: true }).decode(body.bytes);
-      return `j${hash("sha256", canonicalForm(parseJsonAsWritten(text)), "base64url")}`;
+      return { tag: "j", data: canonicalForm(parseJsonAsWritten(utf8(body.bytes))) };
     } catch {
       // Not JSON after all: the handler will say so; the bytes tell requests apart.
     }
@@ -96,21 +120,29 @@ function selectable(
   mediaType: string,
   parseJson: (text: string) => unknown,
 ): unknown {
-  const text = new TextDecoder().decode(bytes);
-  if (JSON_TYPE.test(mediaType)) {
-    try {
-      return parseJson(text);
-    } catch {
-      // As in `asJson`.
-    }
-  }
-  if (mediaType === "application/x-www-form-urlencoded") {
-    const fields: Record<string, string[]> = Object.create(null);
-    const form = new URLSearchParams(text);
-    for (const name of form.keys()) fields[name] = form.getAll(name);
-    return fields;
+  try {
+    if (JSON_TYPE.test(mediaType)) return parseJson(utf8(bytes));
+    if (mediaType === "application/x-www-form-urlencoded") return formFields(utf8(bytes)) ?? bytes;
+  } catch {
+    // As in `asJson`.
   }
   return bytes;
+}
+
+/** Names and values of a form, unless it holds bytes that are no text. */
+function formFields(text: string): Record<string, string[]> | undefined {
+  const form = new URLSearchParams(text);
+  // They have all become this one character, and forms that differ would look the same.
+  if (form.toString().includes("%EF%BF%BD")) return undefined;
+  const fields: Record<string, string[]> = Object.create(null);
+  for (const name of form.keys()) fields[name] = form.getAll(name);
+  return fields;
+}
+
+/** @throws {TypeError} for what is no text: bytes that differ must not become alike */
+function utf8(bytes: Uint8Array): string {
+  // With its byte order mark, which JSON does not have (RFC 8259 §8.1).
+  return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
 }
 
 /**

@@ -3,8 +3,11 @@
 
 import type { Admission, OperationRequest } from "../engine/admission.ts";
 import type { Attempt, AttemptEnd, Operation, Settlement } from "../engine/attempt.ts";
+import type { RecordEffect } from "../engine/effects/effects.ts";
+import type { StoredResult } from "../engine/envelope.ts";
 import { endAfterError, refusal, storedFailure } from "../engine/execution.ts";
 import type { Idempotency } from "../engine/idempotency.ts";
+import type { Step } from "../engine/steps.ts";
 import {
   AttemptSuperseded,
   type ErrorCode,
@@ -13,6 +16,7 @@ import {
   KeyMissing,
   NotApplied,
   OperationFailed,
+  OperationHeld,
   ResultNotStored,
   ScopeMissing,
   type SemelError,
@@ -27,6 +31,7 @@ import {
   type HttpResponse,
   httpResult,
   isStoredByDefault,
+  type MadeResponse,
   responseOf,
   storedResponse,
 } from "./response.ts";
@@ -46,7 +51,7 @@ export interface IncomingRequest<Request> {
    * @throws {BodyTooLarge} beyond the bound
    * @throws {BodyIncomplete} when the client stopped half-way
    */
-  body(bytesMax: number): Promise<Body>;
+  body(bytesMax: number): Body | Promise<Body>;
 }
 
 /** What happens to a request. */
@@ -56,12 +61,22 @@ export type Decision =
   | { kind: "respond"; response: HttpResponse }
   | { kind: "run"; exchange: Exchange };
 
+/** What a request is. */
+export type Identity =
+  | Extract<Decision, { kind: "pass" | "respond" }>
+  | { kind: "operation"; request: OperationRequest };
+
+const PASS = { kind: "pass" } as const;
+
 /** What a handler may do with the operation that its request is (HTTP-15). */
 export interface HttpOperation extends Operation {
   /** Proves that nothing was applied: whatever the response, the key may run again. */
   notApplied(): void;
-  /** Says that nobody knows whether it was applied: whatever the response, it is held. */
-  hold(reason: string): void;
+  /**
+   * Says that nobody knows whether it was applied. As {@link hold}, unless `onCrash` is a probe: then
+   * its lease lapses, and the next request with this key has the probe find out.
+   */
+  unknown(reason: string): void;
 }
 
 /** The HTTP layer of one route, independent of any framework. */
@@ -74,42 +89,64 @@ export class HttpLayer<Request> {
     this.policy = httpPolicy(idempotency, options);
   }
 
+  get idempotency(): Idempotency {
+    return this.#idempotency;
+  }
+
+  /** Larger results are not kept here. */
+  get resultBytesMax(): number {
+    return Math.min(this.policy.resultBytesMax, this.#idempotency.maxResultBytes);
+  }
+
   /**
    * Decides about a request. Errors of the protocol become responses; an error of the user's own
    * functions (`scope`, `key`, …) is thrown for the framework to handle.
    */
   async decide(incoming: IncomingRequest<Request>): Promise<Decision> {
-    if (!this.policy.methods.has(incoming.method)) return { kind: "pass" };
     try {
       const key = this.#key(incoming);
-      if (key === undefined) {
-        if (!this.policy.required) return { kind: "pass" };
-        throw new KeyMissing(
-          `${incoming.method} needs a key here: send ${this.policy.headerName} with a fresh UUID, and the same one when you retry`,
-        );
-      }
-      const request = await this.#operationRequest(incoming, key);
-      const admission = await this.#idempotency.begin(request, (value) =>
-        httpResult(value as Partial<HttpResponse>),
-      );
-      if (admission.kind === "run") {
-        const exchange = new Exchange(this, this.#idempotency, request, admission.attempt);
-        return { kind: "run", exchange };
-      }
-      return { kind: "respond", response: this.answer(admission) };
+      if (key === undefined) return PASS;
+      // Not by way of `identify`, whose promise would cost more than all that it does.
+      const scope = await this.#scope(incoming.request);
+      const body = incoming.body(this.policy.bodyBytesMax);
+      const read = body instanceof Promise ? await body : body;
+      const request = this.#operationRequest(incoming, key, scope, read);
+      const admission = await this.#idempotency.begin(request);
+      if (admission.kind !== "run") return { kind: "respond", response: this.answer(admission) };
+      const exchange = new Exchange(this, this.#idempotency, request, admission.attempt);
+      return { kind: "run", exchange };
     } catch (error) {
-      if (!isSemelError(error)) throw error;
-      return { kind: "respond", response: this.problem(error) };
+      return this.#refusal(error);
     }
   }
 
-  async #operationRequest(
+  /** Which operation a request is, if it is one; nothing is asked of the store. */
+  async identify(incoming: IncomingRequest<Request>): Promise<Identity> {
+    try {
+      const key = this.#key(incoming);
+      if (key === undefined) return PASS;
+      const scope = await this.#scope(incoming.request);
+      const body = await incoming.body(this.policy.bodyBytesMax);
+      const request = this.#operationRequest(incoming, key, scope, body);
+      return { kind: "operation", request };
+    } catch (error) {
+      return this.#refusal(error);
+    }
+  }
+
+  /** @throws what is not Semel's own */
+  #refusal(error: unknown): Extract<Decision, { kind: "respond" }> {
+    if (!isSemelError(error)) throw error;
+    return { kind: "respond", response: this.problem(error) };
+  }
+
+  #operationRequest(
     incoming: IncomingRequest<Request>,
     key: string,
-  ): Promise<OperationRequest> {
+    scope: string,
+    body: Body,
+  ): OperationRequest {
     const { policy } = this;
-    const scope = await this.#scope(incoming.request);
-    const body = await incoming.body(policy.bodyBytesMax);
     const { method, target } = incoming;
     const contentType = incoming.headerLines("content-type")[0];
     return this.#idempotency.request({
@@ -118,31 +155,36 @@ export class HttpLayer<Request> {
       fingerprint: policy.fingerprint({ method, target, contentType }, body),
       policy: policy.operation,
       resultKind: "http",
+      encode: encodeResponse,
       firstSentAt: firstSentAt(incoming.headerLines("repeatability-first-sent")[0]),
     });
   }
 
+  /** The key, where one counts. */
   #key(incoming: IncomingRequest<Request>): string | undefined {
     const { policy } = this;
+    const { method } = incoming;
+    if (!policy.methods.has(method)) return undefined;
     const key = policy.key
       ? policy.key(incoming.request)
-      : keyFromHeader(
-          incoming.headerLines(policy.headerName.toLowerCase()),
-          policy.headerName,
-          policy.strict,
-        );
-    if (key === undefined) return undefined;
+      : keyFromHeader(incoming.headerLines(policy.headerField), policy.headerName, policy.strict);
+    if (key === undefined) {
+      if (!policy.required) return undefined;
+      throw new KeyMissing(
+        `${method} needs a key here: send ${policy.headerName} with a fresh UUID, and the same one when you retry`,
+      );
+    }
     assertKey(key);
     if (policy.hasKeyFormat(key)) return key;
     throw new KeyInvalid(`The key in ${policy.headerName} does not have the form asked for here`);
   }
 
-  async #scope(request: Request): Promise<string> {
+  #scope(request: Request): string | Promise<string> {
     const { scope } = this.policy;
     if (scope === "shared") return "";
-    const named = await scope(request);
-    if (named !== undefined && named !== null && named !== "") return named;
-    throw new ScopeMissing("It is not known whose key this is; authenticate first. Nothing ran");
+    const named = scope(request);
+    const isLater = typeof named === "object" && named !== null;
+    return isLater ? Promise.resolve(named).then(assertedScope) : assertedScope(named);
   }
 
   /** The response for a request that does not run. */
@@ -158,14 +200,42 @@ export class HttpLayer<Request> {
       const members = isBare ? {} : { originalStatus: responseOf(result).status };
       return withHeader(this.problem(new ResultNotStored(), { members }), expires);
     }
-    const stored = responseOf(result);
-    return { ...stored, headers: [...stored.headers, ...REPLAYED, expires] };
+    const { status, headers, cors, body } = responseOf(result);
+    const allowed = this.policy.replaysCors ? cors : [];
+    return { status, headers: [...headers, ...allowed, ...REPLAYED, expires], body };
+  }
+
+  /** Whether a response becomes the result of its operation (HTTP-12). */
+  isStored({ status, headers }: Omit<HttpResponse, "body">): boolean {
+    const { shouldStore } = this.policy;
+    if (shouldStore === undefined) return isStoredByDefault(status);
+    const fields: Record<string, string | string[]> = Object.create(null);
+    for (const [name, value] of headers) {
+      const earlier = fields[name];
+      fields[name] = earlier === undefined ? value : [earlier, value].flat();
+    }
+    try {
+      return shouldStore({ status, headers: fields });
+    } catch (error) {
+      // The handler ran; a bug in the rule must not undo that.
+      warnOnce(`\`shouldStore\` threw, so the default rule decided: ${error}`, "option-invalid");
+      return isStoredByDefault(status);
+    }
   }
 
   problem(error: SemelError, options: Omit<ProblemOptions, "documentation"> = {}): HttpResponse {
     if (error instanceof StoreUnusable) warnOnce(error.message, error.code);
     return problemResponse(error, { ...options, documentation: this.policy.documentation });
   }
+}
+
+function assertedScope(named: string | null | undefined): string {
+  if (named !== undefined && named !== null && named !== "") return named;
+  throw new ScopeMissing("It is not known whose key this is; authenticate first. Nothing ran");
+}
+
+function encodeResponse(value: unknown): StoredResult {
+  return httpResult(value as Partial<HttpResponse>);
 }
 
 const REPLAYED = [
@@ -175,11 +245,12 @@ const REPLAYED = [
 
 /** A request that runs: it ends by its response, or by the handler's failure. */
 export class Exchange implements HttpOperation {
+  readonly isBuffered = false;
   readonly #layer: HttpLayer<never>;
   readonly #idempotency: Idempotency;
   readonly #request: OperationRequest;
   readonly #attempt: Attempt;
-  #declared: AttemptEnd | undefined;
+  #declared: AttemptEnd | Leave | undefined;
   #failure: { error: unknown } | undefined;
   /** Called when the handler has failed. */
   onFailed: (() => void) | undefined;
@@ -212,6 +283,19 @@ export class Exchange implements HttpOperation {
     return this.#attempt.signal;
   }
 
+  get step(): Step {
+    return this.#attempt.step;
+  }
+
+  get effect(): RecordEffect {
+    return this.#attempt.effect;
+  }
+
+  /** Whether a probe can find out what nobody knows. */
+  get hasProbe(): boolean {
+    return this.#request.policy.onCrash === "probe";
+  }
+
   /** How long the store gives a silent handler; adapters use it as their grace. */
   get leaseMs(): number {
     return this.#attempt.leaseMs;
@@ -219,7 +303,12 @@ export class Exchange implements HttpOperation {
 
   /** Bodies are collected up to here; larger ones pass through and are not kept (ST-10). */
   get resultBytesMax(): number {
-    return this.#idempotency.maxResultBytes;
+    return this.#layer.resultBytesMax;
+  }
+
+  /** Calls the handler, in the context of whoever wants to know what runs within. */
+  calling<Returned>(handler: () => Returned): Returned {
+    return this.#attempt.calling(handler);
   }
 
   notApplied(): void {
@@ -228,6 +317,10 @@ export class Exchange implements HttpOperation {
 
   hold(reason: string): void {
     this.#declared = { kind: "hold", reason };
+  }
+
+  unknown(reason: string): void {
+    this.#declared = { kind: this.hasProbe ? "leave" : "hold", reason };
   }
 
   /** What the handler threw, if it did. */
@@ -263,26 +356,48 @@ export class Exchange implements HttpOperation {
    * @param whole false when the body was larger than is kept
    * @returns headers to add, or, when another attempt took over, the response to send instead
    */
-  async respond(response: HttpResponse, whole: boolean): Promise<Answer> {
+  respond(response: MadeResponse, whole: boolean): Promise<Answer> {
     const end = this.#endBy(response, whole);
-    const settlement = await this.#attempt.settle(end);
-    if (settlement.kind === "superseded") return { replacement: await this.#successor(settlement) };
-    return { headers: executedHeaders(end.kind, settlement) };
+    const concluded = this.#concluded(end);
+    if (concluded !== undefined) return concluded.then((refusal) => this.#answer(end, refusal));
+    // Nearly always there is nothing to wait for: no steps, and no failure.
+    return this.#answer(end, undefined);
+  }
+
+  #answer(end: AttemptEnd | Leave, refusal: SemelError | undefined): Promise<Answer> {
+    return this.#settle(end).then((settlement) => {
+      if (settlement.kind === "superseded") return this.#replacement(settlement);
+      if (refusal) return { replacement: this.#layer.problem(refusal) };
+      return { headers: executedHeaders(end.kind, settlement) };
+    });
+  }
+
+  /** What the steps have against this end; the failed operation's are undone. */
+  #concluded(end: AttemptEnd | Leave): Promise<SemelError | undefined> | undefined {
+    if (this.#failure === undefined) return this.#attempt.conclude()?.then(nothing, refusalOf);
+    if (end.kind !== "complete") return undefined;
+    return this.#attempt.undoOrHold(this.#failure.error).then(nothing, refusalOf);
   }
 
   /** Ends the operation by an error of its handler, which the framework answers. */
   async fail(error: unknown): Promise<void> {
-    await this.#attempt.settle(this.#declared ?? endAfterError(this.#request.policy, error));
+    const end = this.#declared ?? endAfterError(this.#request.policy, error);
+    if (end.kind === "complete") await this.#attempt.undoOrHold(error);
+    await this.#settle(end);
   }
 
   /** The response broke half-way: nobody has its end, and it is no result. */
   async broken(reason: string): Promise<void> {
-    await this.#attempt.settle(this.#declared ?? { kind: "hold", reason });
+    await this.#settle(this.#declared ?? { kind: "hold", reason });
   }
 
-  #endBy(response: HttpResponse, whole: boolean): AttemptEnd {
+  #settle(end: AttemptEnd | Leave): Promise<Settlement> {
+    return end.kind === "leave" ? this.#attempt.leave(end.reason) : this.#attempt.settle(end);
+  }
+
+  #endBy(response: MadeResponse, whole: boolean): AttemptEnd | Leave {
     if (this.#declared) return this.#declared;
-    if (!this.#isStored(response)) {
+    if (!this.#layer.isStored(response)) {
       const { onError } = this.#request.policy;
       if (onError === "release") return { kind: "release" };
       if (onError === "hold") return { kind: "hold", reason: `status-${response.status}` };
@@ -293,38 +408,39 @@ export class Exchange implements HttpOperation {
     };
   }
 
-  #isStored({ status, headers }: HttpResponse): boolean {
-    const fields: Record<string, string | string[]> = Object.create(null);
-    for (const [name, value] of headers) {
-      const earlier = fields[name];
-      fields[name] = earlier === undefined ? value : [earlier, value].flat();
-    }
-    try {
-      return this.#layer.policy.shouldStore({ status, headers: fields });
-    } catch (error) {
-      // The handler ran; a bug in the rule must not undo that.
-      warnOnce(`\`shouldStore\` threw, so the default rule decided: ${error}`, "option-invalid");
-      return isStoredByDefault(status);
-    }
-  }
-
-  async #successor(settlement: Settlement): Promise<HttpResponse> {
+  async #replacement(settlement: Settlement): Promise<Answer> {
     try {
       const admission = await this.#idempotency.successor(settlement, this.#request);
-      if (admission && admission.kind !== "run") return this.#layer.answer(admission);
-      return this.#layer.problem(new AttemptSuperseded());
+      if (admission && admission.kind !== "run") {
+        return { replacement: this.#layer.answer(admission) };
+      }
+      return { replacement: this.#layer.problem(new AttemptSuperseded()) };
     } catch (error) {
-      return this.#layer.problem(isSemelError(error) ? error : new AttemptSuperseded());
+      const stated = isSemelError(error) ? error : new AttemptSuperseded();
+      return { replacement: this.#layer.problem(stated) };
     }
   }
 }
 
-/** How the response of an attempt leaves. */
+/** The attempt ends as by a crash. */
+type Leave = { kind: "leave"; reason: string };
+
+/** How the response of an attempt leaves: with more headers, or another one in its stead. */
 export type Answer = { headers: HttpResponse["headers"] } | { replacement: HttpResponse };
 
 const EMPTY = new Uint8Array(0);
 
-function executedHeaders(end: AttemptEnd["kind"], settlement: Settlement): HttpResponse["headers"] {
+function nothing(): undefined {}
+
+function refusalOf(error: unknown): SemelError {
+  return isSemelError(error) ? error : new OperationHeld("step-unawaited");
+}
+
+export function executedHeaders(
+  end: AttemptEnd["kind"] | "leave",
+  settlement: Settlement,
+): HttpResponse["headers"] {
+  if (end === "leave") return [["idempotency-status", "unknown"]];
   if (settlement.kind !== "settled") return [["idempotency-status", "unrecorded"]];
   if (end === "release") return [["idempotency-status", "released"]];
   if (end === "hold") return [["idempotency-status", "unknown"]];

@@ -2,6 +2,7 @@
 
 import { systemClock } from "../clock.ts";
 import { BodyIncomplete, BodyTooLarge } from "../errors.ts";
+import { exposedHeaders } from "./cors.ts";
 import type { Exchange } from "./exchange.ts";
 import type { HttpResponse } from "./response.ts";
 
@@ -57,6 +58,16 @@ export async function captureFetchResponse(
   const answer = await exchange.respond({ ...head, body }, true);
   if ("replacement" in answer) return toResponse(answer.replacement);
   return withBody(response, answer.headers, source && body);
+}
+
+/**
+ * Reads the whole of a response that is to leave later.
+ *
+ * @throws what the body throws while it is read, and for what is no response
+ */
+export async function wholeResponse(response: Response): Promise<HttpResponse> {
+  const head = { status: checkedStatus(response), headers: [...response.headers] };
+  return { ...head, body: new Uint8Array(await response.arrayBuffer()) };
 }
 
 type Read = Awaited<ReturnType<ReadableStreamDefaultReader<unknown>["read"]>>;
@@ -276,13 +287,16 @@ function bytesOf(chunk: unknown): Uint8Array {
   throw new TypeError("A response body must be a stream of Uint8Array");
 }
 
-function withBody(
+/** A response with more headers, and with the body that was read from it. */
+export function withBody(
   response: Response,
   added: HttpResponse["headers"],
   body: Uint8Array | ReadableStream<Uint8Array> | null,
 ): Response {
   const headers = new Headers(response.headers);
   for (const [name, value] of added) headers.set(name, value);
+  const exposed = added.length > 0 ? exposedHeaders((name) => headers.get(name)) : undefined;
+  if (exposed !== undefined) headers.set("access-control-expose-headers", exposed);
   const { status, statusText } = response;
   return new Response(body, { status, statusText, headers });
 }

@@ -19,13 +19,18 @@ export function isConsumed(request: IncomingMessage): boolean {
 /**
  * Reads the whole body and puts it back, so that it can be read as if nobody had.
  *
+ * @returns bytes that may be the stream's own, and must not be changed
  * @throws {BodyTooLarge} as soon as it is known
  * @throws {BodyIncomplete} when the client stops half-way
  */
-export function peekBody(request: IncomingMessage, bytesMax: number): Promise<Uint8Array> {
-  if (Number(request.headers["content-length"]) > bytesMax) {
-    return Promise.reject(new BodyTooLarge(bytesMax));
-  }
+export function peekBody(
+  request: IncomingMessage,
+  bytesMax: number,
+): Uint8Array | Promise<Uint8Array> {
+  const declared = Number(request.headers["content-length"]);
+  if (declared > bytesMax) throw new BodyTooLarge(bytesMax);
+  const arrived = arrivedBody(request, declared);
+  if (arrived && arrived.length <= bytesMax) return arrived;
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let length = 0;
@@ -58,25 +63,37 @@ export function peekBody(request: IncomingMessage, bytesMax: number): Promise<Ui
   });
 }
 
+/**
+ * A body that has come in one piece with its head, as small ones do: it is looked at where it lies, and
+ * nothing is read, listened to or put back.
+ */
+function arrivedBody(request: IncomingMessage, declared: number): Buffer | undefined {
+  const { readableLength, destroyed, complete } = request;
+  if (readableLength === 0 || destroyed || !(complete || readableLength === declared)) {
+    return undefined;
+  }
+  const { buffer } = (request as unknown as ReadableInside)._readableState;
+  const [only] = buffer ?? [];
+  return only instanceof Buffer && only.length === readableLength ? only : undefined;
+}
+
 /** Past a stream's own `on`, which would read on by itself, over the end of an empty body. */
 const { on, off } = EventEmitter.prototype;
 
 function putBack(request: IncomingMessage, body: Buffer): void {
   request.unshift(body);
-  // What asks whether a body was touched, such as `fetch`, shall see that all of it is there.
-  putBackLengths.set(request, body.length);
-  Object.defineProperty(request, "readableDidRead", UNREAD);
+  // What asks whether a body was touched (`readableDidRead`), such as `fetch`, shall hear that it
+  // was not.
+  (request as unknown as ReadableInside)._readableState.dataEmitted = false;
 }
 
-const putBackLengths = new WeakMap<IncomingMessage, number>();
-
-/** One for all requests, so that they keep their shared hidden class. */
-const UNREAD: PropertyDescriptor = {
-  configurable: true,
-  get(this: IncomingMessage): boolean {
-    return this.readableEnded || this.readableLength < (putBackLengths.get(this) ?? 0);
-  },
-};
+interface ReadableInside {
+  _readableState: {
+    dataEmitted: boolean;
+    /** What waits to be read: a list of its own kind, or an array, as Node's version has it. */
+    buffer?: Iterable<unknown>;
+  };
+}
 
 /**
  * Lets what nobody will read flow off. Node does so by itself only where nobody has begun to read,

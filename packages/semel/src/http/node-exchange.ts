@@ -2,12 +2,15 @@
 // the handler run with its response captured.
 
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { NotApplied } from "../errors.ts";
+import { InvalidOption, KeyInvalid, NotApplied } from "../errors.ts";
 import type { Body } from "./body-fingerprint.ts";
 import type { Exchange, HttpLayer, IncomingRequest } from "./exchange.ts";
 import { discardBody, hasBody, isConsumed, peekBody } from "./node-body.ts";
-import { captureResponse, sendResponse } from "./node-capture.ts";
-import { setOperation } from "./operation-of.ts";
+import { captureResponse } from "./node-capture.ts";
+import { sendResponse } from "./node-headers.ts";
+import { operationOf, setOperation } from "./operation-of.ts";
+import type { HttpResponse } from "./response.ts";
+import { turnEnd } from "./turn.ts";
 
 /** What differs between frameworks on `node:http`. */
 export interface NodeRequest<Request> {
@@ -23,6 +26,7 @@ export interface NodeRequest<Request> {
  *
  * @returns `"answered"`: nothing is left to do; `"pass"`: call the handler; or the exchange, whose
  * response is captured: call the handler
+ * @throws {InvalidOption} when the request is an operation already
  */
 export async function admitNodeRequest<Request>(
   layer: HttpLayer<Request>,
@@ -30,19 +34,11 @@ export async function admitNodeRequest<Request>(
   response: ServerResponse,
   facts: NodeRequest<Request>,
 ): Promise<"answered" | "pass" | Exchange> {
-  const method = message.method ?? "GET";
-  const incoming: IncomingRequest<Request> = {
-    request: facts.request,
-    method,
-    target: facts.target,
-    headerLines: (name) => headerLines(message, name),
-    body: (bytesMax) => bodyOf(message, bytesMax, facts.parsedBody),
-  };
+  const incoming = incomingRequest(message, facts);
   const decision = await layer.decide(incoming);
   if (decision.kind === "pass") return "pass";
   if (decision.kind === "respond") {
-    sendResponse(response, decision.response);
-    discardBody(message);
+    await sendInTurn(message, response, decision.response);
     return "answered";
   }
   const { exchange } = decision;
@@ -51,37 +47,101 @@ export async function admitNodeRequest<Request>(
     await exchange.fail(new NotApplied());
     return "answered";
   }
-  response.once("close", () => {
-    if (message.readableFlowing === null) discardBody(message);
-  });
+  // Node itself discards what nobody has begun to read, not what was read and put back.
+  if ((message as { _consuming?: boolean })._consuming !== false) {
+    response.on("close", () => {
+      if (message.readableFlowing === null) discardBody(message);
+    });
+  }
   setOperation(message, exchange);
   captureResponse(response, exchange);
   return exchange;
 }
 
-/** Every field line: `headers` joins repeated ones, and a repeated key must not pass as one. */
-function headerLines(message: IncomingMessage, name: string): string[] {
+/**
+ * What the HTTP layer asks of a request.
+ *
+ * @throws {InvalidOption} when the request is an operation already
+ */
+export function incomingRequest<Request>(
+  message: IncomingMessage,
+  facts: NodeRequest<Request>,
+): IncomingRequest<Request> {
+  if (operationOf(message) !== undefined) {
+    throw new InvalidOption("`idempotent()` is mounted twice for this request; keep one of them");
+  }
+  return new IncomingNodeRequest(message, facts);
+}
+
+class IncomingNodeRequest<Request> implements IncomingRequest<Request> {
+  readonly request: Request;
+  readonly method: string;
+  readonly target: string;
+  readonly #message: IncomingMessage;
+  readonly #facts: NodeRequest<Request>;
+
+  constructor(message: IncomingMessage, facts: NodeRequest<Request>) {
+    this.request = facts.request;
+    this.method = message.method ?? "GET";
+    this.target = facts.target;
+    this.#message = message;
+    this.#facts = facts;
+  }
+
+  headerLines(name: string): readonly string[] {
+    return headerLines(this.#message, name);
+  }
+
+  body(bytesMax: number): Body | Promise<Body> {
+    const message = this.#message;
+    if (!hasBody(message)) return { bytes: NOTHING };
+    if (!isConsumed(message)) {
+      const bytes = peekBody(message, bytesMax);
+      return bytes instanceof Promise ? bytes.then((bytes) => ({ bytes })) : { bytes };
+    }
+    // Verification hooks of body parsers keep the exact bytes here.
+    const { rawBody } = message as { rawBody?: unknown };
+    if (rawBody instanceof Uint8Array) return { bytes: rawBody };
+    return { parsed: this.#facts.parsedBody() };
+  }
+}
+
+/** Sends a response that no handler made. */
+export async function sendInTurn(
+  message: IncomingMessage,
+  response: ServerResponse,
+  answer: HttpResponse,
+): Promise<void> {
+  await turnEnd();
+  sendResponse(response, answer);
+  discardBody(message);
+}
+
+/** How many lines of a head Node reads unless told otherwise; its documentation says twice that. */
+const HEADER_LINES_MAX = 1_000;
+
+/**
+ * Every field line: `headers` joins repeated ones, and a repeated key must not pass as one.
+ *
+ * @throws {KeyInvalid} when Node may have dropped lines, which it does without a word: the key could
+ * be among them, or the length of the body (`server.maxHeadersCount`)
+ */
+export function headerLines(message: IncomingMessage, name: string): string[] {
   const lines: string[] = [];
   const { rawHeaders } = message;
+  const { socket } = message as { socket?: { server?: { maxHeadersCount?: number | null } } };
+  const linesMax = socket?.server?.maxHeadersCount ?? HEADER_LINES_MAX;
+  if (linesMax > 0 && rawHeaders.length >= 2 * linesMax) {
+    throw new KeyInvalid(
+      `The request may have more header lines than are read here (${linesMax}), and its key could be among those left out; send fewer`,
+    );
+  }
   for (let i = 0; i < rawHeaders.length; i += 2) {
     const field = rawHeaders[i]!;
     if (field.length === name.length && field.toLowerCase() === name)
       lines.push(rawHeaders[i + 1]!);
   }
   return lines;
-}
-
-async function bodyOf(
-  message: IncomingMessage,
-  bytesMax: number,
-  parsedBody: () => unknown,
-): Promise<Body> {
-  if (!hasBody(message)) return { bytes: NOTHING };
-  if (!isConsumed(message)) return { bytes: await peekBody(message, bytesMax) };
-  // Verification hooks of body parsers keep the exact bytes here.
-  const { rawBody } = message as { rawBody?: unknown };
-  if (rawBody instanceof Uint8Array) return { bytes: rawBody };
-  return { parsed: parsedBody() };
 }
 
 const NOTHING = new Uint8Array(0);

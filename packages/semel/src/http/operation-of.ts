@@ -1,8 +1,11 @@
-// Finds the operation that a request is, without adding to the framework's objects.
+// Finds the operation that a request is.
 
 import type { HttpOperation } from "./exchange.ts";
 
-const operations = new WeakMap<object, HttpOperation>();
+/** A property, not a `WeakMap`, which costs the garbage collector more than the request itself. */
+const OPERATION = Symbol("semel.operation");
+
+type Marked = object & { [OPERATION]?: HttpOperation };
 
 /**
  * The operation that a request is, when it carries a key and runs (HTTP-15).
@@ -11,10 +14,10 @@ const operations = new WeakMap<object, HttpOperation>();
  * @example operationOf(req)?.signal.throwIfAborted();
  */
 export function operationOf(request: object): HttpOperation | undefined {
-  return operations.get(request);
+  return (request as Marked)[OPERATION];
 }
 
 /** Remembers the operation of a request. */
 export function setOperation(request: object, operation: HttpOperation): void {
-  operations.set(request, operation);
+  (request as Marked)[OPERATION] = operation;
 }

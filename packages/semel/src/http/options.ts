@@ -7,7 +7,7 @@ import type { FingerprintSelection } from "../fingerprint.ts";
 import { assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
 import { type BodyFingerprinter, bodyFingerprinter } from "./body-fingerprint.ts";
 import type { HttpResponse } from "./response.ts";
-import { headerFilter, isStoredByDefault } from "./response.ts";
+import { headerFilter, type StoredHeaders } from "./response.ts";
 
 /** A response as a probe or `shouldStore` names it. */
 export interface ResponseHead {
@@ -47,11 +47,13 @@ export interface HttpOptions<Request> extends OperationOptions<Partial<HttpRespo
   shouldStore?: (response: ResponseHead) => boolean;
   /** `"stripe"` stores every response of a handler that ran, 500 included. */
   semantics?: "stripe";
+  /** Larger results are not kept, at most those of `Idempotency`. @default its `maxResultBytes` */
+  maxResultBytes?: number;
   /**
    * Response headers that are stored beside the usual ones (`Content-Type`, `Location`, `ETag`, …),
    * or `"*"` for all that may be. `Set-Cookie`, credentials and hop-by-hop headers never are.
    */
-  storedHeaders?: "*" | readonly string[];
+  storedHeaders?: "*" | readonly string[] | StoredHeaders;
   /** Address of your documentation, for `Link: <…>; rel="describedby"` in problems. */
   documentation?: string;
 }
@@ -69,6 +71,7 @@ export const HTTP_OPTIONS = [
   "keyFormat",
   "fingerprint",
   "maxBodyBytes",
+  "maxResultBytes",
   "shouldStore",
   "semantics",
   "storedHeaders",
@@ -82,13 +85,18 @@ export interface HttpPolicy<Request> {
   readonly required: boolean;
   /** As configured, for messages. */
   readonly headerName: string;
+  /** The same in lower case. */
+  readonly headerField: string;
   readonly key: ((request: Request) => string | undefined) | undefined;
   readonly strict: boolean;
   readonly hasKeyFormat: (key: string) => boolean;
   readonly fingerprint: BodyFingerprinter;
   readonly bodyBytesMax: number;
-  readonly shouldStore: (response: ResponseHead) => boolean;
+  readonly resultBytesMax: number;
+  /** Absent: the default rule. */
+  readonly shouldStore: ((response: ResponseHead) => boolean) | undefined;
   readonly storesHeader: (name: string) => boolean;
+  readonly replaysCors: boolean;
   readonly documentation: string | undefined;
   readonly operation: Policy;
 }
@@ -118,20 +126,26 @@ export function httpPolicy<Request>(
   if (key !== undefined && typeof key !== "function") {
     throw new InvalidOption("`key` must be a function of the request");
   }
+  const storedHeaders = storedHeadersOf(options.storedHeaders);
   const bodyBytesMax = options.maxBodyBytes ?? 2 ** 20;
   assertInteger(bodyBytesMax, "maxBodyBytes", 0, 2 ** 30);
+  const resultBytesMax = options.maxResultBytes ?? idempotency.maxResultBytes;
+  assertInteger(resultBytesMax, "maxResultBytes", 0, idempotency.maxResultBytes);
   return {
     scope,
     methods: new Set(methodsOf(options.methods ?? ["POST", "PATCH"])),
     required: options.required ?? false,
     headerName: header,
+    headerField: header.toLowerCase(),
     key,
     strict: syntax === "strict",
     hasKeyFormat: keyFormat(options.keyFormat),
     fingerprint: bodyFingerprinter(options.fingerprint ?? "bytes"),
     bodyBytesMax,
+    resultBytesMax,
     shouldStore: storing(options),
-    storesHeader: headerFilter(options.storedHeaders ?? []),
+    storesHeader: headerFilter(storedHeaders),
+    replaysCors: storedHeaders.cors ?? false,
     documentation: documentation === undefined ? undefined : checkedUrl(documentation),
     operation: idempotency.policy(options),
   };
@@ -148,6 +162,17 @@ function methodsOf(methods: readonly string[]): string[] {
   });
 }
 
+function storedHeadersOf(chosen: HttpOptions<never>["storedHeaders"] = []): StoredHeaders {
+  if (chosen === "*" || Array.isArray(chosen)) return { allow: chosen };
+  if (typeof chosen === "object") {
+    assertKnownOptions(chosen, ["allow", "deny", "cors"], "`storedHeaders`");
+    return chosen as StoredHeaders;
+  }
+  throw new InvalidOption(
+    '`storedHeaders` must be a list of header names, "*", or { allow, deny, cors }',
+  );
+}
+
 function keyFormat(format: HttpOptions<never>["keyFormat"]): (key: string) => boolean {
   if (format === undefined) return () => true;
   if (typeof format === "function") return format;
@@ -160,15 +185,14 @@ function keyFormat(format: HttpOptions<never>["keyFormat"]): (key: string) => bo
   throw new InvalidOption('`keyFormat` must be "uuid", a RegExp or a function of the key');
 }
 
-function storing(options: HttpOptions<never>): (response: ResponseHead) => boolean {
+function storing(options: HttpOptions<never>): HttpOptions<never>["shouldStore"] {
   const { shouldStore, semantics } = options;
   if (semantics !== undefined) {
     assertOneOf(semantics, ["stripe"], "semantics");
     if (shouldStore) throw new InvalidOption("Give either `semantics` or `shouldStore`, not both");
     return () => true;
   }
-  if (shouldStore === undefined) return ({ status }) => isStoredByDefault(status);
-  if (typeof shouldStore === "function") return shouldStore;
+  if (shouldStore === undefined || typeof shouldStore === "function") return shouldStore;
   throw new InvalidOption("`shouldStore` must be a function of the response");
 }
 

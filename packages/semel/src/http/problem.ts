@@ -26,6 +26,10 @@ const STATUS: Record<ErrorCode, number> = {
   "not-serializable": 500,
   "operation-failed": 500,
   "not-applied": 500,
+  "step-invalid": 500,
+  "steps-diverged": 500,
+  "effect-invalid": 500,
+  "no-answer": 504,
   "option-invalid": 500,
   closed: 503,
 };
@@ -50,6 +54,8 @@ const PUBLIC_DETAIL: Partial<Record<ErrorCode, string>> = {
   "store-full": "Keys cannot be recorded at the moment; nothing ran",
   "store-unusable": "Keys cannot be looked up at the moment; nothing ran",
   "record-unreadable": "The record of this key cannot be read; nothing ran",
+  "steps-diverged":
+    "The outcome of this operation is unknown; it will not run again until it is resolved. Do not retry with a new key",
   "operation-failed": "The operation failed; its failure is its result",
   closed: "The server is shutting down; nothing ran",
 };

@@ -15,6 +15,14 @@ export interface CombineOptions<Item, Answer> {
   /** The most batches under way at once. */
   inFlightMax: number;
   /**
+   * From how many items on they are shared out among `inFlightMax` batches where none is under way,
+   * so that the server works on one while the client works on the answers to another. Smaller ones
+   * cost both of them more than that saves. @default never
+   */
+  shareFrom?: number;
+  /** What the combiners of a store have under way, where all of it counts for `shareFrom`. */
+  traffic?: Traffic;
+  /**
    * When a batch leaves: `"turn"` collects what one turn of the event loop asks for; `"idle"` sends
    * a lone item at once, and what comes while `inFlightMax` batches are under way leaves together.
    */
@@ -25,6 +33,11 @@ export interface CombineOptions<Item, Answer> {
    * would overtake each other, so `inFlightMax` must be 1. @default false
    */
   repeats?: boolean;
+}
+
+/** How many batches are under way. */
+export interface Traffic {
+  inFlight: number;
 }
 
 interface Pending<Item, Answer> {
@@ -49,14 +62,16 @@ export function combine<Item extends { readonly id: RecordId }, Answer>(
 
 class Combiner<Item extends { readonly id: RecordId }, Answer> {
   readonly #options: CombineOptions<Item, Answer>;
+  readonly #traffic: Traffic;
   #ready: Pending<Item, Answer>[] = [];
-  /** For each record that is ready or under way, what has to wait behind it. */
-  readonly #behind = new Map<RecordId, Pending<Item, Answer>[]>();
+  /** For each record that is ready or under way, what has to wait behind it: rarely anything. */
+  readonly #behind = new Map<RecordId, Pending<Item, Answer>[] | undefined>();
   #inFlight = 0;
   #isScheduled = false;
 
   constructor(options: CombineOptions<Item, Answer>) {
     this.#options = options;
+    this.#traffic = options.traffic ?? { inFlight: 0 };
   }
 
   ask(item: Item): Promise<Answer> {
@@ -68,12 +83,14 @@ class Combiner<Item extends { readonly id: RecordId }, Answer> {
 
   #enqueue(pending: Pending<Item, Answer>): void {
     if (!this.#options.repeats) {
-      const behind = this.#behind.get(pending.item.id);
-      if (behind !== undefined) {
-        behind.push(pending);
+      const { id } = pending.item;
+      if (this.#behind.has(id)) {
+        const behind = this.#behind.get(id);
+        if (behind === undefined) this.#behind.set(id, [pending]);
+        else behind.push(pending);
         return;
       }
-      this.#behind.set(pending.item.id, []);
+      this.#behind.set(id, undefined);
     }
     this.#ready.push(pending);
   }
@@ -102,16 +119,34 @@ class Combiner<Item extends { readonly id: RecordId }, Answer> {
   }
 
   #dispatch(): void {
+    const itemsMax = this.#share();
     while (this.#ready.length > 0 && this.#hasRoom()) {
       // Stable, so that what repeats a record keeps its order.
-      const batch = this.#ready.splice(0, this.#options.itemsMax).sort(byId);
+      const batch = this.#nextBatch(itemsMax).sort(byId);
       this.#inFlight++;
-      void this.#deliver(batch).finally(() => {
+      this.#traffic.inFlight++;
+      void this.#deliver(batch).then(() => {
         this.#inFlight--;
+        this.#traffic.inFlight--;
         for (const { item } of batch) this.#release(item.id);
         this.#proceed();
       });
     }
+  }
+
+  /** The most items of a batch that leaves now. */
+  #share(): number {
+    const { itemsMax, inFlightMax, shareFrom = Number.POSITIVE_INFINITY } = this.#options;
+    const { length } = this.#ready;
+    if (length < shareFrom || this.#traffic.inFlight > 0) return itemsMax;
+    return Math.min(itemsMax, Math.ceil(length / inFlightMax));
+  }
+
+  #nextBatch(itemsMax: number): Pending<Item, Answer>[] {
+    if (this.#ready.length > itemsMax) return this.#ready.splice(0, itemsMax);
+    const batch = this.#ready;
+    this.#ready = [];
+    return batch;
   }
 
   /** Never rejects: a failure is its items' answer. */

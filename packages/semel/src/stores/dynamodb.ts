@@ -20,6 +20,7 @@ import type {
   CrashPolicy,
   DeleteAnswer,
   Ending,
+  JournalEntry,
   ListPage,
   ListQuery,
   RecordId,
@@ -79,7 +80,7 @@ export function dynamodbTable(table: string) {
 
 const FORMAT = 1;
 /** DynamoDB's bound of an item is 400 KB; the rest of the record needs a little. */
-const RESULT_BYTES_MAX = 390_000;
+const BYTES_MAX = 390_000;
 /** Others may change a record between a look and a write; each of them made progress. */
 const TRIES_MAX = 50;
 
@@ -122,6 +123,7 @@ interface Item {
   leaseUntil?: number;
   result?: Uint8Array;
   reason?: string;
+  journal?: Uint8Array[];
   createdAt: number;
   updatedAt: number;
   expiresAt?: number;
@@ -238,12 +240,10 @@ class DynamodbStore implements Store {
     switch (ending.kind) {
       case "complete": {
         const { result } = ending;
-        if (result.byteLength > RESULT_BYTES_MAX) {
-          throw new StoreFull(
-            `DynamoDB keeps items of 400 KB; this result has ${result.byteLength} bytes`,
-          );
-        }
-        return this.#owned(ending, { state: "completed", result: Buffer.from(result), ...ended });
+        assertFits(result, "result");
+        // Without its journal, which nothing runs again to need: both might not fit an item.
+        const completed = { result: Buffer.from(result), journal: undefined };
+        return this.#owned(ending, { state: "completed", ...completed, ...ended });
       }
       case "release":
         return this.#owned(ending, { state: "open", ...ended });
@@ -252,14 +252,24 @@ class DynamodbStore implements Store {
     }
   }
 
-  async #owned(token: AttemptToken, changes: Changes): Promise<SettleAnswer> {
-    const isWritten = await this.#update(token.id, changes, OWNED, {
+  async append({ bytes, ...token }: JournalEntry): Promise<SettleAnswer> {
+    assertFits(bytes, "entry of its steps");
+    return this.#owned(token, {}, bytes);
+  }
+
+  async #owned(
+    token: AttemptToken,
+    changes: Changes,
+    appended?: Uint8Array,
+  ): Promise<SettleAnswer> {
+    const values = {
       ":running": "running",
       ":attempt": token.attempt,
       ":owner": token.owner,
       ":gone": this.#now() - this.#skewMs,
       ":format": FORMAT,
-    });
+    };
+    const isWritten = await this.#update(token.id, changes, OWNED, values, appended);
     if (isWritten) return { kind: "settled" };
     // Nobody can tell whose a damaged record is.
     await this.#item(token.id);
@@ -304,7 +314,7 @@ class DynamodbStore implements Store {
       if (this.#countedState(item, now) !== "held") return { kind: "refused", state: item.state };
       const changes: Changes =
         resolution.kind === "complete"
-          ? { state: "completed", result: Buffer.from(resolution.result) }
+          ? { state: "completed", result: Buffer.from(resolution.result), journal: undefined }
           : { state: "open" };
       if (await this.#change(item, { ...changes, ...this.#ended(retentionMs) })) {
         return { kind: "resolved" };
@@ -329,7 +339,8 @@ class DynamodbStore implements Store {
       if (item.state === "running" && this.#remaining(item.leaseUntil!, now) > 0) {
         return { kind: "busy" };
       }
-      if (await this.#change(item, { state: "void", ...this.#ended(retentionMs) })) {
+      const voided = { state: "void", journal: undefined } as const;
+      if (await this.#change(item, { ...voided, ...this.#ended(retentionMs) })) {
         return { kind: "voided" };
       }
     }
@@ -481,10 +492,16 @@ class DynamodbStore implements Store {
     changes: Changes,
     condition: string,
     values: Record<string, unknown>,
+    appended?: Uint8Array,
   ): Promise<boolean> {
     const sets: string[] = [];
     const removes: string[] = [];
     const all = { ...values };
+    if (appended !== undefined) {
+      sets.push("#journal = list_append(if_not_exists(#journal, :nothing), :appended)");
+      all[":nothing"] = [];
+      all[":appended"] = [Buffer.from(appended)];
+    }
     for (const [name, value] of Object.entries(changes)) {
       if (value === undefined) removes.push(`#${name}`);
       else {
@@ -558,6 +575,7 @@ class DynamodbStore implements Store {
           { cause },
         );
       case "ValidationException":
+        if (/item size/i.test(message)) return tooLarge(cause);
         return new StoreUnusable(`DynamoDB refused a request: ${message}`, { cause });
       case "ItemCollectionSizeLimitExceededException":
         return new StoreFull("DynamoDB has no room for this record", { cause });
@@ -566,14 +584,16 @@ class DynamodbStore implements Store {
     }
   }
 
-  #record(item: Item, now: number, withResult: boolean): StoredRecord {
+  #record(item: Item, now: number, isWhole: boolean): StoredRecord {
     const { id, scope, key, fingerprint, state, attempt, owner, onCrash, crashes } = item;
     return {
       ...{ id, scope, key, fingerprint, state, attempt, owner, onCrash, crashes },
       leaseRemainingMs:
         item.leaseUntil === undefined ? null : this.#remaining(item.leaseUntil, now),
-      result: withResult && item.result ? new Uint8Array(item.result) : null,
+      result: isWhole && item.result ? new Uint8Array(item.result) : null,
       reason: item.reason ?? null,
+      journal: isWhole && item.journal ? new Uint8Array(Buffer.concat(item.journal)) : null,
+      ageMs: now - item.createdAt,
       createdAt: item.createdAt,
       updatedAt: item.updatedAt,
       expiresInMs: item.expiresAt === undefined ? null : this.#remaining(item.expiresAt, now),
@@ -658,6 +678,19 @@ function parseCursor(cursor: string): { createdAt: number; id: string } {
   const match = /^(\d+)\/([0-9a-f]{32})$/.exec(cursor);
   if (match) return { createdAt: Number(match[1]), id: match[2]! };
   throw new InvalidOption("`cursor` is not one that a previous page of this list ended with");
+}
+
+/** @throws {StoreFull} when no item could have them */
+function assertFits(bytes: Uint8Array, what: string): void {
+  if (bytes.byteLength <= BYTES_MAX) return;
+  throw new StoreFull(`DynamoDB keeps items of 400 KB; this ${what} has ${bytes.byteLength} bytes`);
+}
+
+function tooLarge(cause: unknown): StoreFull {
+  return new StoreFull(
+    "DynamoDB keeps items of 400 KB, and the record with what its steps returned is larger; let steps return less",
+    { cause },
+  );
 }
 
 function nameOf(error: unknown): unknown {

@@ -17,6 +17,8 @@ export interface ActiveRecord {
   crashes: number;
   leaseUntil: number;
   reason: string | null;
+  /** What attempts have appended. */
+  journal: Uint8Array[];
   updatedAt: number;
   /** `null`: kept until resolved. */
   expiresAt: number | null;
@@ -78,6 +80,7 @@ export class ActiveRecords {
       crashes: 0,
       leaseUntil: 0,
       reason: null,
+      journal: [],
       updatedAt: now,
       expiresAt: null,
       number: this.#unusedNumbers.pop() ?? this.#numbered.length,
@@ -94,6 +97,12 @@ export class ActiveRecords {
     this.#unusedNumbers.push(record.number);
     this.#records.delete(record.id);
     this.#bytes -= ActiveRecords.bytesFor(record);
+    for (const bytes of record.journal) this.#bytes -= bytes.byteLength;
+  }
+
+  append(record: ActiveRecord, bytes: Uint8Array): void {
+    record.journal.push(bytes.slice());
+    this.#bytes += bytes.byteLength;
   }
 
   expireAt(record: ActiveRecord, expiresAt: number | null): void {

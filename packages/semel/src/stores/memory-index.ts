@@ -17,6 +17,11 @@ export interface SlotIds {
 interface Shard {
   /** Slot numbers plus one; 0 where there is none. A power of two long. */
   slots: Uint32Array;
+  /**
+   * A byte of the hash beside each, so that the search for another id need not look at the record,
+   * which lies somewhere else and takes longer to fetch than all of the search.
+   */
+  tags: Uint8Array;
   count: number;
 }
 
@@ -37,11 +42,11 @@ export class SlotIndex {
     const hash = this.#hash(words[0]!, words[1]!, words[2]!, words[3]!);
     const shard = this.#shards[hash >>> (32 - SHARD_BITS)];
     if (shard === undefined) return undefined;
-    const { slots } = shard;
+    const { slots, tags } = shard;
     const mask = slots.length - 1;
+    const tag = tagOf(hash);
     for (let at = hash & mask; slots[at] !== 0; at = (at + 1) & mask) {
-      const slot = slots[at]! - 1;
-      if (this.#hasId(slot, words)) return slot;
+      if (tags[at] === tag && this.#hasId(slots[at]! - 1, words)) return slots[at]! - 1;
     }
     return undefined;
   }
@@ -50,20 +55,17 @@ export class SlotIndex {
   add(slot: number): void {
     const hash = this.#hashAt(slot);
     const number = hash >>> (32 - SHARD_BITS);
-    let shard = this.#shards[number];
-    if (shard === undefined) {
-      shard = { slots: new Uint32Array(CAPACITY_MIN), count: 0 };
-      this.#shards[number] = shard;
-    }
-    if (++shard.count > shard.slots.length * LOAD_MAX) this.#grow(shard);
-    insert(shard.slots, hash, slot + 1);
+    const shard = this.#shards[number] ?? emptyShard(CAPACITY_MIN);
+    this.#shards[number] = shard;
+    if (shard.count + 1 > shard.slots.length * LOAD_MAX) this.#grow(shard);
+    insert(shard, hash, slot + 1);
   }
 
   /** Removes a slot that is there, while its id can still be told. */
   delete(slot: number): void {
     const hash = this.#hashAt(slot);
     const shard = this.#shards[hash >>> (32 - SHARD_BITS)]!;
-    const { slots } = shard;
+    const { slots, tags } = shard;
     const mask = slots.length - 1;
     let gap = hash & mask;
     while (slots[gap] !== slot + 1) gap = (gap + 1) & mask;
@@ -72,6 +74,7 @@ export class SlotIndex {
       const home = this.#hashAt(slots[at]! - 1) & mask;
       if (((at - home) & mask) < ((at - gap) & mask)) continue;
       slots[gap] = slots[at]!;
+      tags[gap] = tags[at]!;
       gap = at;
     }
     slots[gap] = 0;
@@ -84,8 +87,8 @@ export class SlotIndex {
 
   #grow(shard: Shard): void {
     const old = shard.slots;
-    shard.slots = new Uint32Array(old.length * 2);
-    for (const entry of old) if (entry !== 0) insert(shard.slots, this.#hashAt(entry - 1), entry);
+    Object.assign(shard, emptyShard(old.length * 2));
+    for (const entry of old) if (entry !== 0) insert(shard, this.#hashAt(entry - 1), entry);
   }
 
   #hasId(slot: number, words: IdWords): boolean {
@@ -118,9 +121,21 @@ export class SlotIndex {
   }
 }
 
-function insert(slots: Uint32Array, hash: number, entry: number): void {
+function emptyShard(capacity: number): Shard {
+  return { slots: new Uint32Array(capacity), tags: new Uint8Array(capacity), count: 0 };
+}
+
+/** Bits of the hash that neither the shard nor, in all but huge tables, the place is made of. */
+function tagOf(hash: number): number {
+  return (hash >>> 16) & 0xff;
+}
+
+function insert(shard: Shard, hash: number, entry: number): void {
+  const { slots, tags } = shard;
   const mask = slots.length - 1;
   let at = hash & mask;
   while (slots[at] !== 0) at = (at + 1) & mask;
   slots[at] = entry;
+  tags[at] = tagOf(hash);
+  shard.count++;
 }

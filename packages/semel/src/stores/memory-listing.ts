@@ -1,70 +1,54 @@
-// A page of a listing, collected from records in any order.
+// A page of a listing, collected from records or items in any order.
 
 import { InvalidOption } from "../errors.ts";
-import type { ListPage, ListQuery, RecordId, RecordState, StoredRecord } from "../store.ts";
 
-/** What places a record in a listing. */
+/** What places a record or an item in a listing. */
 interface Position {
   createdAt: number;
-  id: RecordId;
+  /** 32 hexadecimal digits. */
+  id: string;
 }
 
-/** What filters look at. */
-interface Listed extends Position {
-  scope: string;
-}
-
-/** How many pages' worth of records are collected before the worst of them are dropped. */
+/** How many pages' worth are collected before the worst are dropped. */
 const SLACK = 2;
 
-/** The newest records that match a query. */
-export class NewestPage {
-  readonly #query: ListQuery;
-  readonly #now: number;
+/** The newest of what is offered, behind the cursor. */
+export class NewestPage<Listed extends Position> {
+  readonly #limit: number;
   readonly #after: Position | undefined;
-  #records: StoredRecord[] = [];
+  #listed: Listed[] = [];
   /** Nothing at or behind this can be on the page any more. */
   #last: Position | undefined;
 
   /** @throws {InvalidOption} when the cursor is none */
-  constructor(query: ListQuery, now: number) {
-    this.#query = query;
-    this.#now = now;
-    this.#after = query.cursor === undefined ? undefined : parseCursor(query.cursor);
+  constructor({ limit, cursor }: { limit: number; cursor?: string }) {
+    this.#limit = limit;
+    this.#after = cursor === undefined ? undefined : parseCursor(cursor);
   }
 
-  /** Whether records of a state are asked for. */
-  wants(state: RecordState): boolean {
-    return this.#query.state === undefined || this.#query.state === state;
+  /** Adds what may be on the page; only then is it made. */
+  offer(position: Position, make: () => Listed): void {
+    if (this.#last !== undefined && newestFirst(this.#last, position) <= 0) return;
+    if (this.#after !== undefined && newestFirst(this.#after, position) >= 0) return;
+    this.#listed.push(make());
+    if (this.#listed.length >= SLACK * (this.#limit + 1)) this.#sort();
   }
 
-  /** Adds a record if it matches and may be on the page; only then is it made. */
-  offer(record: Listed, make: () => StoredRecord): void {
-    const { scope, olderThanMs, limit } = this.#query;
-    if (olderThanMs !== undefined && this.#now - record.createdAt < olderThanMs) return;
-    if (this.#last !== undefined && newestFirst(this.#last, record) <= 0) return;
-    if (this.#after !== undefined && newestFirst(this.#after, record) >= 0) return;
-    if (scope !== undefined && record.scope !== scope) return;
-    this.#records.push(make());
-    if (this.#records.length >= SLACK * (limit + 1)) this.#sort();
-  }
-
-  finish(): ListPage {
+  finish(): { listed: Listed[]; cursor?: string } {
     this.#sort();
-    const { limit } = this.#query;
-    const records = this.#records.slice(0, limit);
-    const last = records.at(-1);
-    const hasMore = this.#records.length > limit;
-    return { records, ...(last && hasMore && { cursor: `${last.createdAt}/${last.id}` }) };
+    const listed = this.#listed.slice(0, this.#limit);
+    const last = listed.at(-1);
+    const hasMore = this.#listed.length > this.#limit;
+    return { listed, ...(last && hasMore && { cursor: `${last.createdAt}/${last.id}` }) };
   }
 
   /** Keeps the page and one more, which tells that there is another page. */
   #sort(): void {
-    this.#records.sort(newestFirst);
+    this.#listed.sort(newestFirst);
     // A record that completed while the listing was under way was met twice.
-    const once = this.#records.filter(({ id }, index) => id !== this.#records[index - 1]?.id);
-    this.#records = once.slice(0, this.#query.limit + 1);
-    if (this.#records.length > this.#query.limit) this.#last = this.#records.at(-1);
+    const once = this.#listed.filter(({ id }, index) => id !== this.#listed[index - 1]?.id);
+    this.#listed = once.slice(0, this.#limit + 1);
+    if (this.#listed.length > this.#limit) this.#last = this.#listed.at(-1);
   }
 }
 

@@ -44,12 +44,25 @@ const HEX = 1;
 const UUID = 2;
 /** Anything, and then 32 bytes in base64url. */
 const DIGEST = 3;
-const HEX_FORM = /^[0-9a-f]{32}$/;
-const UUID_FORM = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
-/** 43 digits carry two bits more than 32 bytes, which must be zero to come back as they were. */
-const DIGEST_FORM = /[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$/;
+const HEX_LENGTH = 32;
+const UUID_LENGTH = 36;
 const DIGEST_DIGITS = 43;
 const DIGEST_BYTES = 32;
+
+// Texts are short and looked at digit by digit: to call a regular expression, or a method of `Buffer`,
+// takes longer than that.
+const NO_DIGIT = 0xff;
+const HEX_DIGITS = digits("0123456789abcdef");
+const BASE64URL_DIGITS = digits("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_");
+/** Longer texts are written by a call. */
+const SHORT_LENGTH_MAX = 64;
+
+/** What each character stands for, by its code. */
+function digits(alphabet: string): Uint8Array {
+  const values = new Uint8Array(128).fill(NO_DIGIT);
+  for (let value = 0; value < alphabet.length; value++) values[alphabet.charCodeAt(value)] = value;
+  return values;
+}
 
 /** Packs what stands before a result. Its buffer is used again: a pack lasts until the next. */
 export class Packer {
@@ -64,16 +77,26 @@ export class Packer {
     this.#number(record.attempt);
     this.#number(record.crashes * 4 + POLICIES.indexOf(record.onCrash));
     this.#number(Math.max(0, completedAt - record.createdAt));
-    let forms = 0;
-    for (const [index, name] of TEXTS.entries()) {
-      const form = formOf(record[name]);
-      forms |= form << (2 * index);
-      this.#number(packedLength(record[name], form));
-    }
+    const { owner, fingerprint, scope, key } = record;
+    const forms =
+      this.#length(owner) |
+      (this.#length(fingerprint) << 2) |
+      (this.#length(scope) << 4) |
+      (this.#length(key) << 6);
     this.#buffer[FORMS_AT] = forms;
     this.#number(resultLength);
-    for (const [index, name] of TEXTS.entries()) this.#text(record[name], formAt(forms, index));
+    this.#text(owner, formAt(forms, 0));
+    this.#text(fingerprint, formAt(forms, 1));
+    this.#text(scope, formAt(forms, 2));
+    this.#text(key, formAt(forms, 3));
     return this.#buffer.subarray(0, this.#end);
+  }
+
+  /** Writes how long a text will be. @returns its form */
+  #length(text: string): number {
+    const form = formOf(text);
+    this.#number(packedLength(text, form));
+    return form;
   }
 
   #reserve({ owner, fingerprint, scope, key }: FinishedRecord): void {
@@ -99,12 +122,32 @@ export class Packer {
         this.#end += ID_BYTES;
         break;
       case DIGEST:
-        this.#end += this.#buffer.write(text.slice(0, -DIGEST_DIGITS), this.#end);
-        this.#end += this.#buffer.write(text.slice(-DIGEST_DIGITS), this.#end, "base64url");
+        this.#plain(text, text.length - DIGEST_DIGITS);
+        writeDigest(text, this.#buffer, this.#end);
+        this.#end += DIGEST_BYTES;
         break;
       default:
-        this.#end += this.#buffer.write(text, this.#end);
+        this.#plain(text, text.length);
     }
+  }
+
+  /** Writes the first units of a text in UTF-8. */
+  #plain(text: string, length: number): void {
+    const buffer = this.#buffer;
+    const start = this.#end;
+    if (length <= SHORT_LENGTH_MAX) {
+      let code = 0;
+      let index = 0;
+      while (index < length && code < 0x80) {
+        code = text.charCodeAt(index);
+        buffer[start + index++] = code;
+      }
+      if (code < 0x80) {
+        this.#end += length;
+        return;
+      }
+    }
+    this.#end += buffer.write(length === text.length ? text : text.slice(0, length), start);
   }
 }
 
@@ -199,9 +242,39 @@ export class PackedRecord implements CompletedRecord {
 }
 
 function formOf(text: string): number {
-  if (text.length === 32) return HEX_FORM.test(text) ? HEX : PLAIN;
-  if (text.length === 36 && UUID_FORM.test(text)) return UUID;
-  return text.length >= DIGEST_DIGITS && DIGEST_FORM.test(text) ? DIGEST : PLAIN;
+  if (text.length === HEX_LENGTH) return isHex(text, 0, HEX_LENGTH) ? HEX : PLAIN;
+  if (text.length === UUID_LENGTH && isUuid(text)) return UUID;
+  return text.length >= DIGEST_DIGITS && endsInDigest(text) ? DIGEST : PLAIN;
+}
+
+function isHex(text: string, from: number, to: number): boolean {
+  for (let at = from; at < to; at++) {
+    // A code beyond the table has no value there, and is no digit either.
+    if (!(HEX_DIGITS[text.charCodeAt(at)]! < NO_DIGIT)) return false;
+  }
+  return true;
+}
+
+function isUuid(text: string): boolean {
+  return (
+    isHex(text, 0, 8) &&
+    text[8] === "-" &&
+    isHex(text, 9, 13) &&
+    text[13] === "-" &&
+    isHex(text, 14, 18) &&
+    text[18] === "-" &&
+    isHex(text, 19, 23) &&
+    text[23] === "-" &&
+    isHex(text, 24, UUID_LENGTH)
+  );
+}
+
+function endsInDigest(text: string): boolean {
+  for (let at = text.length - DIGEST_DIGITS; at < text.length; at++) {
+    if (!(BASE64URL_DIGITS[text.charCodeAt(at)]! < NO_DIGIT)) return false;
+  }
+  // 43 digits carry two bits more than 32 bytes, which must be zero to come back as they were.
+  return (BASE64URL_DIGITS[text.charCodeAt(text.length - 1)]! & 3) === 0;
 }
 
 function formAt(forms: number, index: number): number {
@@ -220,6 +293,18 @@ export function writeHex(text: string, bytes: Uint8Array, offset: number): void 
   for (let index = 0; index < text.length; index += 2) {
     if (text.charCodeAt(index) === 0x2d) index++;
     bytes[at++] = (nibble(text.charCodeAt(index)) << 4) | nibble(text.charCodeAt(index + 1));
+  }
+}
+
+/** Writes the digest that a text ends in, four digits as three bytes. */
+function writeDigest(text: string, bytes: Uint8Array, offset: number): void {
+  let at = offset;
+  let bits = 0;
+  const start = text.length - DIGEST_DIGITS;
+  for (let index = 0; index < DIGEST_DIGITS; index++) {
+    bits = (bits << 6) | BASE64URL_DIGITS[text.charCodeAt(start + index)]!;
+    // Of each four digits the first completes no byte.
+    if (index % 4 > 0) bytes[at++] = bits >> (6 - 2 * (index % 4));
   }
 }
 

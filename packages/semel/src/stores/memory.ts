@@ -11,6 +11,7 @@ import type {
   Claim,
   DeleteAnswer,
   Ending,
+  JournalEntry,
   ListPage,
   ListQuery,
   RecordId,
@@ -21,23 +22,26 @@ import type {
   SettleAnswer,
   Store,
   StoredRecord,
+  StoreQueue,
   StoreStats,
   VoidAnswer,
   VoidRequest,
 } from "../store.ts";
 import { type ActiveRecord, ActiveRecords } from "./memory-active.ts";
 import { Archive, type ArchivedRecord } from "./memory-archive.ts";
+import { Items } from "./memory-items.ts";
 import { NewestPage } from "./memory-listing.ts";
+import { MemoryQueue } from "./memory-queue.ts";
 
 export interface MemoryStoreOptions {
-  /** How many records it may hold. @default 1_000_000 */
+  /** How many records and items of the queue it may hold. @default 1_000_000 */
   entriesMax?: number;
-  /** How many bytes its records may take, to within about a fifth. @default 512 MiB */
+  /** How many bytes these may take, to within about a fifth. @default 512 MiB */
   bytesMax?: number;
   /**
    * What happens at a bound: `"refuse"` answers new operations with `StoreFull`;
    * `"evict-completed"` forgets the oldest completed record first, whose key could then run again.
-   * A record that is not completed is never evicted. @default "refuse"
+   * A record that is not completed, and an item of the queue, is never evicted. @default "refuse"
    */
   whenFull?: "refuse" | "evict-completed";
   /** A monotonic clock in milliseconds, for tests. */
@@ -66,8 +70,10 @@ const TURN_RECORDS_MAX = 2_000;
 
 class MemoryStore implements Store {
   readonly name = "memory";
+  readonly queue: StoreQueue;
   readonly #active = new ActiveRecords();
   readonly #archive: Archive;
+  readonly #items = new Items();
   readonly #bounds: Bounds;
   readonly #clock: { now(): number };
 
@@ -75,6 +81,12 @@ class MemoryStore implements Store {
     this.#bounds = bounds;
     this.#clock = clock;
     this.#archive = new Archive(bounds.whenFull === "evict-completed");
+    this.queue = new MemoryQueue(this.#items, {
+      now: () => this.#now(),
+      isRunning: (attempt, now) => this.#ownedBy(attempt, now) !== undefined,
+      makeRoom: (items, bytes, now) => this.#makeRoom(items, bytes, now),
+      nextTurn,
+    });
   }
 
   async begin(claim: Claim): Promise<BeginAnswer> {
@@ -154,6 +166,15 @@ class MemoryStore implements Store {
     return { kind: "settled" };
   }
 
+  async append({ bytes, ...token }: JournalEntry): Promise<SettleAnswer> {
+    const now = this.#now();
+    const record = this.#ownedBy(token, now);
+    if (record === undefined) return { kind: "stale" };
+    this.#makeRoom(0, bytes.byteLength, now);
+    this.#active.append(record, bytes);
+    return { kind: "settled" };
+  }
+
   async renew(renewal: Renewal): Promise<RenewAnswer> {
     const now = this.#now();
     const record = this.#ownedBy(renewal, now);
@@ -229,24 +250,31 @@ class MemoryStore implements Store {
   }
 
   async list(query: ListQuery): Promise<ListPage> {
+    const { scope, state, olderThanMs } = query;
     const now = this.#now();
-    const page = new NewestPage(query, now);
+    const page = new NewestPage<StoredRecord>(query);
+    const isAsked = (record: { createdAt: number; scope: string }) =>
+      (olderThanMs === undefined || now - record.createdAt >= olderThanMs) &&
+      (scope === undefined || record.scope === scope);
     let seen = 0;
     // What completes meanwhile goes from here to there, and so is not missed.
     for (const record of this.#active.values()) {
-      if (!isExpired(record, now) && page.wants(stateAt(record, now))) {
-        page.offer(record, () => activeView(record, now));
+      const isWanted = state === undefined || stateAt(record, now) === state;
+      if (isWanted && !isExpired(record, now) && isAsked(record)) {
+        page.offer(record, () => ({ ...activeView(record, now), journal: null }));
       }
       if (++seen % TURN_RECORDS_MAX === 0) await nextTurn();
     }
-    if (!page.wants("completed")) return page.finish();
-    for (const archived of this.#archive.records()) {
-      if (!isExpired(archived, now)) {
-        page.offer(archived.packed, () => archivedView(archived, now, null));
+    if (state === undefined || state === "completed") {
+      for (const archived of this.#archive.records()) {
+        if (!isExpired(archived, now) && isAsked(archived.packed)) {
+          page.offer(archived.packed, () => archivedView(archived, now, null));
+        }
+        if (++seen % TURN_RECORDS_MAX === 0) await nextTurn();
       }
-      if (++seen % TURN_RECORDS_MAX === 0) await nextTurn();
     }
-    return page.finish();
+    const { listed, ...cursor } = page.finish();
+    return { records: listed, ...cursor };
   }
 
   async stats(): Promise<StoreStats> {
@@ -265,7 +293,8 @@ class MemoryStore implements Store {
       oldestHeldMs = Math.max(oldestHeldMs ?? 0, now - since);
     }
     states.completed = this.#archive.size;
-    return { states, oldestHeldMs, bytes: this.#active.bytes + this.#archive.bytes };
+    const bytes = this.#active.bytes + this.#archive.bytes + this.#items.bytes;
+    return { states, oldestHeldMs, bytes };
   }
 
   /** In whole milliseconds, which is what records keep. */
@@ -338,25 +367,36 @@ class MemoryStore implements Store {
   }
 
   /** Removes what has expired, then, if told to, the oldest completed; else refuses. */
-  #makeRoom(records: number, bytes: number, now: number): void {
+  #makeRoom(entries: number, bytes: number, now: number): void {
+    if (!this.#isFull(entries, bytes)) return;
     const { entriesMax, bytesMax } = this.#bounds;
-    const [active, archive] = [this.#active, this.#archive];
-    const isFull = () =>
-      (records > 0 && active.size + archive.size + records > entriesMax) ||
-      (bytes > 0 && active.bytes + archive.bytes + bytes > bytesMax);
-    while (isFull() && this.#removeExpired(1, now) > 0);
-    // What cannot fit beside the active ones must not drive out the others.
-    const fits = active.size + records <= entriesMax && active.bytes + bytes <= bytesMax;
-    while (fits && isFull()) {
+    const [active, archive, items] = [this.#active, this.#archive, this.#items];
+    const isMade = () => this.#removeExpired(1, now) > 0 || items.removeExpired(1, now) > 0;
+    while (this.#isFull(entries, bytes) && isMade());
+    // What cannot fit beside those that stay must not drive out the others.
+    const fits =
+      active.size + items.size + entries <= entriesMax &&
+      active.bytes + items.bytes + bytes <= bytesMax;
+    while (fits && this.#isFull(entries, bytes)) {
       const oldest = archive.oldest();
       if (oldest === undefined) break;
       archive.delete(oldest);
     }
-    if (isFull()) {
+    if (this.#isFull(entries, bytes)) {
       throw new StoreFull(
-        `The memory store is full (${active.size + archive.size} records of ${entriesMax}, ${active.bytes + archive.bytes} bytes of ${bytesMax}); raise \`entriesMax\` or \`bytesMax\`, shorten the retention, or set \`whenFull: "evict-completed"\``,
+        `The memory store is full (${active.size + items.size + archive.size} records and items of ${entriesMax}, ${active.bytes + items.bytes + archive.bytes} bytes of ${bytesMax}); raise \`entriesMax\` or \`bytesMax\`, shorten the retention, or set \`whenFull: "evict-completed"\``,
       );
     }
+  }
+
+  /** Whether there is no room for more records or items, and their bytes. */
+  #isFull(entries: number, bytes: number): boolean {
+    const { entriesMax, bytesMax } = this.#bounds;
+    const [active, archive, items] = [this.#active, this.#archive, this.#items];
+    return (
+      (entries > 0 && active.size + items.size + archive.size + entries > entriesMax) ||
+      (bytes > 0 && active.bytes + items.bytes + archive.bytes + bytes > bytesMax)
+    );
   }
 }
 
@@ -389,9 +429,11 @@ function nextTurn(): Promise<void> {
 }
 
 function activeView(record: ActiveRecord, now: number): StoredRecord {
-  const { number: _number, leaseUntil, expiresAt, ...fields } = record;
+  const { number: _number, leaseUntil, expiresAt, journal, ...fields } = record;
   return {
     ...fields,
+    journal: journal.length === 0 ? null : Buffer.concat(journal),
+    ageMs: now - record.createdAt,
     leaseRemainingMs: record.state === "running" ? leaseUntil - now : null,
     result: null,
     expiresInMs: expiresAt === null ? null : expiresAt - now,
@@ -418,6 +460,9 @@ function archivedView(
     leaseRemainingMs: null,
     result,
     reason: null,
+    // Not kept: nothing runs again that could need it.
+    journal: null,
+    ageMs: now - createdAt,
     createdAt,
     updatedAt,
     expiresInMs: expiresAt - now,

@@ -10,6 +10,7 @@ import type {
   Claim,
   DeleteAnswer,
   Ending,
+  JournalEntry,
   ListPage,
   ListQuery,
   RecordId,
@@ -20,6 +21,7 @@ import type {
   SettleAnswer,
   Store,
   StoredRecord,
+  StoreQueue,
   StoreStats,
   StoreTransactions,
   VoidAnswer,
@@ -33,7 +35,10 @@ import {
   type MysqlPool,
   MysqlStatements,
 } from "./mysql/connection.ts";
+import { MysqlQueue } from "./mysql/queue.ts";
+import { queueStatementsFor } from "./mysql/queue-statements.ts";
 import {
+  appendAnswer,
   type FoundRow,
   find,
   liveRecord,
@@ -71,6 +76,7 @@ export interface MysqlStoreOptions {
 
 export interface MysqlStore<Connection = unknown> extends Store {
   readonly transactions: StoreTransactions<Connection>;
+  readonly queue: StoreQueue;
   /**
    * Creates the tables, or brings them to this version's schema. Safe to run again, and by many
    * processes at once.
@@ -151,11 +157,13 @@ interface CountRow {
 class MysqlRecords<Connection extends MysqlConnection> implements MysqlStore<Connection> {
   readonly name = "mysql";
   readonly transactions: StoreTransactions<Connection>;
+  readonly queue: StoreQueue;
   readonly #run: MysqlStatements;
   readonly #table: string;
   readonly #sql: MysqlSql;
   readonly #begin: (claim: Claim) => Promise<BeginAnswer>;
   readonly #settle: (ending: Ending) => Promise<SettleAnswer>;
+  readonly #append: (entry: JournalEntry) => Promise<SettleAnswer>;
   readonly #renew: (renewal: Renewal) => Promise<RenewAnswer>;
   readonly #read: (look: { id: RecordId }) => Promise<StoredRecord | undefined>;
   #settings: Promise<MysqlSettings> | undefined;
@@ -171,9 +179,13 @@ class MysqlRecords<Connection extends MysqlConnection> implements MysqlStore<Con
     this.#sql = statementsFor(tablesOf(options.table));
     const { queryTimeoutMs } = options;
     const prepare = () => this.#prepare();
-    this.transactions = new MysqlTransactions(pool, this.#sql, { queryTimeoutMs, prepare });
+    const queue = queueStatementsFor(tablesOf(options.table));
+    const sql = { ...this.#sql, enqueue: queue.add };
+    this.transactions = new MysqlTransactions(pool, sql, { queryTimeoutMs, prepare });
+    this.queue = new MysqlQueue(queue, { run: this.#run, prepare });
     this.#begin = this.#combined(claimBytes, (claims) => this.#beginAll(claims));
     this.#settle = this.#combined(endingBytes, (endings) => this.#settleAll(endings));
+    this.#append = this.#combined(entryBytes, (entries) => this.#appendAll(entries));
     this.#renew = this.#combined(itemBytes, (renewals) => this.#renewAll(renewals));
     this.#read = this.#combined(itemBytes, (looks) => this.#readAll(looks));
   }
@@ -235,6 +247,19 @@ class MysqlRecords<Connection extends MysqlConnection> implements MysqlStore<Con
       liveRecord(row);
       return { kind: "stale" };
     });
+  }
+
+  append(entry: JournalEntry): Promise<SettleAnswer> {
+    return this.#append(entry);
+  }
+
+  async #appendAll(entries: readonly JournalEntry[]): Promise<(SettleAnswer | Error)[]> {
+    const receipt = randomInt(1, RECEIPT_MAX);
+    const appended = await this.#run.change(this.#sql.append(entries, receipt));
+    if (appended === entries.length) return entries.map(() => ({ kind: "settled" }));
+    return this.#lookEach(entries, (row, entry) =>
+      appendAnswer(row, entry, row?.receipt === receipt),
+    );
   }
 
   renew(renewal: Renewal): Promise<RenewAnswer> {
@@ -411,6 +436,10 @@ function claimBytes({ scope, key, fingerprint }: Claim): number {
 function endingBytes(ending: Ending): number {
   if (ending.kind === "complete") return ITEM_BYTES + 2 * ending.result.byteLength;
   return ITEM_BYTES + (ending.kind === "hold" ? 6 * ending.reason.length : 0);
+}
+
+function entryBytes({ bytes }: JournalEntry): number {
+  return ITEM_BYTES + 2 * bytes.byteLength;
 }
 
 function resolutionBytes(resolution: Resolution): number {

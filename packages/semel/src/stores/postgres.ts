@@ -9,6 +9,7 @@ import type {
   Claim,
   DeleteAnswer,
   Ending,
+  JournalEntry,
   ListPage,
   ListQuery,
   RecordId,
@@ -22,28 +23,13 @@ import type {
   SqlValue,
   Store,
   StoredRecord,
+  StoreQueue,
   StoreStats,
   StoreTransactions,
   VoidAnswer,
   VoidRequest,
 } from "../store.ts";
-import { combine } from "./combine.ts";
-import {
-  arrayOf,
-  asBuffer,
-  type BeginReply,
-  beginParameters,
-  begun,
-  isLarge,
-  plainId,
-  type Query,
-  recordOf,
-  renewParameters,
-  repliesTo,
-  rowsOf,
-  settleParameters,
-  withPlainIds,
-} from "./postgres/claims.ts";
+import { combine, type Traffic } from "./combine.ts";
 import {
   type PgPool,
   type PostgresClient,
@@ -51,8 +37,39 @@ import {
   postgresClient,
   type TransactionOf,
 } from "./postgres/client.ts";
-import { isConflict, isMissingTable, isOfItem, storeError } from "./postgres/errors.ts";
+import {
+  isConflict,
+  isMissingFunction,
+  isMissingTable,
+  isOfItem,
+  isRefusal,
+  storeError,
+} from "./postgres/errors.ts";
+import { type Called, functionsFor, type PostgresFunctions } from "./postgres/functions.ts";
 import { PostgresNotifications } from "./postgres/notifications.ts";
+import {
+  appendParameters,
+  arrayOf,
+  asBuffer,
+  beginParameters,
+  renewParameters,
+  settleParameters,
+} from "./postgres/parameters.ts";
+import { PostgresQueue } from "./postgres/queue.ts";
+import { queueStatementsFor } from "./postgres/queue-statements.ts";
+import {
+  type BeginReply,
+  begun,
+  type FoundRow,
+  isJournalLarge,
+  isLarge,
+  plainId,
+  type Query,
+  recordOf,
+  repliesTo,
+  rowsOf,
+  withPlainIds,
+} from "./postgres/replies.ts";
 import {
   applyMigrations,
   assertPrimary,
@@ -63,8 +80,9 @@ import {
   tablesOf,
 } from "./postgres/schema.ts";
 import {
+  BYTES_TOGETHER,
+  type HowMany,
   type PostgresStatements,
-  RESULT_BYTES_TOGETHER,
   statementsFor,
 } from "./postgres/statements.ts";
 import { transactionsOf } from "./postgres/transactions.ts";
@@ -87,6 +105,7 @@ export type {
   PostgresJsTransaction,
   TransactionOf,
 } from "./postgres/client.ts";
+export { postgresFunctions } from "./postgres/functions.ts";
 export { postgresMigrations } from "./postgres/schema.ts";
 
 export interface PostgresStoreOptions {
@@ -109,6 +128,7 @@ export interface PostgresStoreOptions {
 
 export interface PostgresStore<Transaction = unknown> extends Store {
   readonly transactions: StoreTransactions<Transaction>;
+  readonly queue: StoreQueue;
   /**
    * Creates the tables, or brings them to this version's schema. Safe to run again, and by many
    * processes at once.
@@ -121,6 +141,7 @@ export interface PostgresStore<Transaction = unknown> extends Store {
 /** More would make a statement longer to plan and to wait for than the round trip that it saves. */
 const BATCH_ITEMS_MAX = 128;
 const BATCHES_MAX = 2;
+const SHARED_OUT_FROM = 32;
 const CONFLICT_TRIES_MAX = 8;
 const CONFLICT_PAUSE_MS = 20;
 const CONNECTIONS_DEFAULT = 10;
@@ -172,16 +193,20 @@ interface CountRow {
 class PostgresRecords implements PostgresStore {
   readonly name = "postgres";
   readonly transactions: StoreTransactions;
+  readonly queue: StoreQueue;
   readonly subscribe?: (id: RecordId, wake: () => void) => () => void;
   readonly #client: PostgresClient;
   readonly #tables: PostgresTables;
   readonly #migrations: readonly string[];
   readonly #sql: PostgresStatements;
+  readonly #functions: PostgresFunctions;
   readonly #begins: (claim: Claim) => Promise<BeginReply>;
   readonly #endings: (ending: Ending) => Promise<SettleAnswer>;
+  readonly #entries: (entry: JournalEntry) => Promise<SettleAnswer>;
   readonly #renewals: (renewal: Renewal) => Promise<RenewAnswer>;
-  readonly #reads: (wish: { id: RecordId }) => Promise<StoredRecord | undefined>;
+  readonly #reads: (wish: { id: RecordId }) => Promise<StoredRecord | "large" | undefined>;
   #isReady = false;
+  #hasFunctions = false;
   #checking: Promise<void> | undefined;
 
   constructor(
@@ -194,17 +219,37 @@ class PostgresRecords implements PostgresStore {
     this.#tables = tables;
     this.#migrations = migrations;
     this.#sql = statementsFor(tables, options.listen);
+    this.#functions = functionsFor(tables, options.listen);
     const isReady = (executor: SqlExecutor) => this.#checkOn(executor);
-    this.transactions = transactionsOf(client, this.#sql, isReady, options.connectionsMax);
+    const called = {
+      there: () => (this.#hasFunctions ? this.#functions : undefined),
+      forget: () => {
+        this.#hasFunctions = false;
+      },
+    };
+    const traffic = { inFlight: 0 };
+    const queue = queueStatementsFor(tables);
+    const sql = { ...this.#sql, enqueue: queue.add };
+    this.transactions = transactionsOf(client, sql, isReady, called, options.connectionsMax);
+    this.queue = new PostgresQueue(queue, {
+      ready: () => this.#ready(),
+      query: this.#query,
+      rawQuery: (sql, parameters) => this.#rawQuery(sql, parameters),
+      combined: (send) => combined(traffic, send),
+      lockTimeoutFor: lockTimeoutOf,
+    });
     if (options.listen) {
       const notifications = new PostgresNotifications(client, tables.channel);
       this.subscribe = (id, wake) => notifications.subscribe(id, wake);
     }
-    this.#begins = combined((claims) => this.#beginAll(claims));
-    this.#endings = combined((endings) => this.#settleAll(endings));
-    this.#renewals = combined((renewals) => this.#renewAll(renewals));
-    this.#reads = combined<{ id: RecordId }, StoredRecord | undefined>((wishes) =>
-      this.#readAll(wishes),
+
+    this.#begins = combined(traffic, (claims) => this.#beginAll(claims));
+    this.#endings = combined(traffic, (endings) => this.#settleAll(endings));
+    this.#entries = combined(traffic, (entries) => this.#appendAll(entries));
+    this.#renewals = combined(traffic, (renewals) => this.#renewAll(renewals));
+    this.#reads = combined<{ id: RecordId }, StoredRecord | "large" | undefined>(
+      traffic,
+      (wishes) => this.#readAll(wishes),
     );
   }
 
@@ -216,31 +261,69 @@ class PostgresRecords implements PostgresStore {
       throw storeError(error);
     });
     await this.#check();
+    await this.#createFunctions();
   }
 
   async begin(claim: Claim): Promise<BeginAnswer> {
     assertKeepable(claim);
-    await this.#ready();
-    return begun(claim, () => this.#begins(claim), this.#query, this.#sql);
+    if (!this.#isReady) await this.#ready();
+    const reply = await this.#begins(claim);
+    if (reply.kind === "acquired" || reply.kind === "done") return reply;
+    return begun(claim, reply, () => this.#begins(claim), this.#query, this.#sql);
   }
 
   async #beginAll(claims: readonly Claim[]): Promise<(BeginReply | Error)[]> {
-    const [sql, lockTimeout] = forBatch(claims, this.#sql.begin, this.#sql.beginMany);
-    return repliesTo(claims, await this.#rawQuery(sql, beginParameters(claims, lockTimeout)));
+    const result = await this.#ask("begin", claims, (lockTimeout, howMany) =>
+      beginParameters(claims, lockTimeout, howMany),
+    );
+    return repliesTo(claims, result);
   }
 
   async settle(ending: Ending): Promise<SettleAnswer> {
-    await this.#ready();
-    const isLarge = ending.kind === "complete" && ending.result.byteLength > RESULT_BYTES_TOGETHER;
+    if (!this.#isReady) await this.#ready();
+    const isLarge = ending.kind === "complete" && ending.result.byteLength > BYTES_TOGETHER;
     if (!isLarge) return this.#endings(ending);
     const { rows } = await this.#query(this.#sql.settle, settleParameters([ending], null));
     return { kind: rows.length > 0 ? "settled" : "stale" };
   }
 
   async #settleAll(endings: readonly Ending[]): Promise<SettleAnswer[]> {
-    const [sql, lockTimeout] = forBatch(endings, this.#sql.settle, this.#sql.settleMany);
-    const written = idsOf(await this.#rawQuery(sql, settleParameters(endings, lockTimeout)));
+    const result = await this.#ask("settle", endings, (lockTimeout, howMany) =>
+      settleParameters(endings, lockTimeout, howMany),
+    );
+    const written = idsOf(endings, result);
     return endings.map(({ id }) => ({ kind: written.has(id) ? "settled" : "stale" }));
+  }
+
+  async append(entry: JournalEntry): Promise<SettleAnswer> {
+    await this.#ready();
+    return this.#entries(entry);
+  }
+
+  /**
+   * Large ones go by themselves, but in the place of their batch, so that what is appended to one
+   * record stays in order. What one of them fails with is its own answer: to send the batch again
+   * would append the others twice.
+   */
+  async #appendAll(entries: readonly JournalEntry[]): Promise<(SettleAnswer | Error)[]> {
+    const isLarge = ({ bytes }: JournalEntry) => bytes.byteLength > BYTES_TOGETHER;
+    const written = await this.#written(entries.filter((entry) => !isLarge(entry)));
+    return Promise.all(
+      entries.map(async (entry) => {
+        try {
+          const ids = isLarge(entry) ? await this.#written([entry]) : written;
+          return { kind: ids.has(entry.id) ? "settled" : "stale" };
+        } catch (error) {
+          return storeError(error);
+        }
+      }),
+    );
+  }
+
+  async #written(entries: readonly JournalEntry[]): Promise<ReadonlySet<RecordId>> {
+    if (entries.length === 0) return new Set();
+    const [sql, lockTimeout] = forBatch(entries, this.#sql.append, this.#sql.appendMany);
+    return idsOf(entries, await this.#rawQuery(sql, appendParameters(entries, lockTimeout)));
   }
 
   async renew(renewal: Renewal): Promise<RenewAnswer> {
@@ -250,26 +333,49 @@ class PostgresRecords implements PostgresStore {
 
   async #renewAll(renewals: readonly Renewal[]): Promise<RenewAnswer[]> {
     const [sql, lockTimeout] = forBatch(renewals, this.#sql.renew, this.#sql.renewMany);
-    const written = idsOf(await this.#rawQuery(sql, renewParameters(renewals, lockTimeout)));
+    const result = await this.#rawQuery(sql, renewParameters(renewals, lockTimeout));
+    const written = idsOf(renewals, result);
     return renewals.map(({ id }) => ({ kind: written.has(id) ? "renewed" : "stale" }));
+  }
+
+  /** By the function where there is one, which a session plans once. */
+  async #ask(
+    called: Exclude<Called, "complete">,
+    items: readonly unknown[],
+    parameters: (lockTimeout: string, howMany?: HowMany) => SqlValue[],
+  ): Promise<SqlResult> {
+    const [sql, lockTimeout] = forBatch(items, this.#sql[called], this.#sql[`${called}Many`]);
+    if (this.#hasFunctions) {
+      try {
+        const call = this.#functions.calls[called];
+        return await this.#rawQuery(call, parameters(lockTimeout, "many"));
+      } catch (error) {
+        if (!isMissingFunction(error)) throw error;
+        this.#hasFunctions = false;
+      }
+    }
+    return this.#rawQuery(sql, parameters(lockTimeout));
   }
 
   async read(id: RecordId): Promise<StoredRecord | undefined> {
     await this.#ready();
-    const record = await this.#reads({ id });
-    return record && isLarge(record) ? this.#find(id) : record;
+    const found = await this.#reads({ id });
+    if (found !== "large") return found;
+    const [row] = rowsOf<FoundRow>(await this.#query(this.#sql.find, [arrayOf([id]), true]));
+    return row && recordOf(row);
   }
 
   async #readAll(
     wishes: readonly { id: RecordId }[],
-  ): Promise<(StoredRecord | undefined | RecordUnreadable)[]> {
+  ): Promise<(StoredRecord | "large" | undefined | RecordUnreadable)[]> {
     const parameters = [arrayOf(wishes.map(({ id }) => id)), wishes.length === 1];
     const result = await this.#rawQuery(this.#sql.find, parameters);
-    const found = new Map(rowsOf<RecordRow>(result).map((row) => [plainId(row.id), row]));
+    const found = new Map(rowsOf<FoundRow>(result).map((row) => [plainId(row.id), row]));
     return wishes.map(({ id }) => {
       const row = found.get(id);
       try {
-        return row && recordOf(row);
+        const record = row && recordOf(row);
+        return record && (isLarge(record) || isJournalLarge(row)) ? "large" : record;
       } catch (error) {
         if (error instanceof RecordUnreadable) return error;
         throw error;
@@ -277,9 +383,9 @@ class PostgresRecords implements PostgresStore {
     });
   }
 
-  /** The live record, asked for alone and so with its result. */
-  async #find(id: RecordId): Promise<StoredRecord | undefined> {
-    const [row] = rowsOf<RecordRow>(await this.#query(this.#sql.find, [arrayOf([id]), true]));
+  /** The live record, without its journal. */
+  async #look(id: RecordId): Promise<StoredRecord | undefined> {
+    const [row] = rowsOf<RecordRow>(await this.#query(this.#sql.look, [id]));
     return row && recordOf(row);
   }
 
@@ -296,7 +402,7 @@ class PostgresRecords implements PostgresStore {
     return this.#decided(async () => {
       const { rows } = await this.#query(this.#sql.resolve, [id, state, result, retentionMs]);
       if (rows.length > 0) return { kind: "resolved" };
-      const record = await this.#find(id);
+      const record = await this.#look(id);
       if (record === undefined) return { kind: "absent" };
       return record.state === "held" ? undefined : { kind: "refused", state: record.state };
     });
@@ -308,7 +414,7 @@ class PostgresRecords implements PostgresStore {
       await this.#query(this.#sql.forgetExpired, [id]);
       const { rows } = await this.#query(this.#sql.void, [id, scope, key, retentionMs]);
       if (rows.length > 0) return { kind: "voided" };
-      const record = await this.#find(id);
+      const record = await this.#look(id);
       switch (record?.state) {
         case "completed":
           return { kind: "completed" };
@@ -327,7 +433,7 @@ class PostgresRecords implements PostgresStore {
       const result = await this.#query(this.#sql.delete, [id]);
       const [deleted] = rowsOf<{ expired: boolean }>(result);
       if (deleted !== undefined) return { kind: deleted.expired ? "absent" : "deleted" };
-      return { kind: (await this.#find(id)) ? "busy" : "absent" };
+      return { kind: (await this.#look(id)) ? "busy" : "absent" };
     });
   }
 
@@ -402,28 +508,50 @@ class PostgresRecords implements PostgresStore {
   }
 
   async #check(): Promise<void> {
-    this.#assertServes(await this.#query(this.#sql.version, []));
+    this.#assertServes(await this.#query(this.#inspection, []));
   }
 
   async #checkOn(executor: SqlExecutor): Promise<void> {
     if (this.#isReady) return;
-    const result = await executor.query(this.#sql.version, []).catch((error: unknown) => {
+    const result = await executor.query(this.#inspection, []).catch((error: unknown) => {
       throw storeError(error);
     });
     this.#assertServes(result);
   }
 
   #assertServes(result: SqlResult): void {
-    const [row] = rowsOf<{ version: SqlInteger | null; replica: boolean }>(result);
+    const [row] = rowsOf<{ version: SqlInteger | null; replica: boolean; functions: boolean }>(
+      result,
+    );
     assertPrimary(row!.replica);
     assertSchema(Number(row!.version ?? 0), this.#migrations.length, this.#tables.title);
+    this.#hasFunctions = row!.functions;
     this.#isReady = true;
+  }
+
+  /** What a store looks at before it begins. */
+  get #inspection(): string {
+    return this.#sql.version(this.#functions.areThere);
+  }
+
+  /**
+   * Once for each version of the statements. A database that does not take them, or a role that may
+   * not create them, does without; and whoever was faster has made the same.
+   */
+  async #createFunctions(): Promise<void> {
+    if (this.#hasFunctions) return;
+    try {
+      await this.#client.script(this.#functions.create);
+    } catch (error) {
+      if (!isRefusal(error)) throw storeError(error);
+    }
+    await this.#check();
   }
 
   /** 0: no migration has been applied; there are no tables. */
   async #version(): Promise<number> {
     try {
-      const { rows } = await this.#client.query(this.#sql.version);
+      const { rows } = await this.#client.query(this.#inspection);
       return Number(rows[0]!["version"] ?? 0);
     } catch (error) {
       if (isMissingTable(error)) return 0;
@@ -434,6 +562,7 @@ class PostgresRecords implements PostgresStore {
 
 /** Merges what is asked at once; what is wrong with one item is the answer of that item alone. */
 function combined<Item extends { readonly id: RecordId }, Answer>(
+  traffic: Traffic,
   send: (items: readonly Item[]) => Promise<(Answer | Error)[]>,
 ): (item: Item) => Promise<Answer> {
   return combine<Item, Answer>({
@@ -449,17 +578,26 @@ function combined<Item extends { readonly id: RecordId }, Answer>(
     },
     itemsMax: BATCH_ITEMS_MAX,
     inFlightMax: BATCHES_MAX,
+    shareFrom: SHARED_OUT_FROM,
+    traffic,
     collect: "turn",
   });
 }
 
 /** The statement for a batch, and how long it waits for others' transactions. */
 function forBatch(items: readonly unknown[], one: string, many: string): [string, string] {
-  return items.length === 1 ? [one, LOCK_TIMEOUT_OF_ONE] : [many, LOCK_TIMEOUT_OF_MANY];
+  return [items.length === 1 ? one : many, lockTimeoutOf(items)];
 }
 
-function idsOf(result: SqlResult): Set<RecordId> {
-  return new Set(rowsOf<{ id: string }>(result).map(({ id }) => plainId(id)));
+function lockTimeoutOf(items: readonly unknown[]): string {
+  return items.length === 1 ? LOCK_TIMEOUT_OF_ONE : LOCK_TIMEOUT_OF_MANY;
+}
+
+/** Of what was asked for, what was written. One row without an id stands for all of it. */
+function idsOf(items: readonly { id: RecordId }[], result: SqlResult): Set<RecordId> {
+  const rows = rowsOf<{ id: string | null }>(result);
+  if (rows.length === 1 && rows[0]!.id === null) return new Set(items.map(({ id }) => id));
+  return new Set(rows.map(({ id }) => plainId(id!)));
 }
 
 /** @throws {KeyInvalid} when Postgres could not keep it, before it fails a whole batch */

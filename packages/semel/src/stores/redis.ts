@@ -1,5 +1,6 @@
-// Keeps records in Redis or Valkey (ST-5), each as one string: a transition is one script over all
-// records that are asked about at the same time, retention is the server's own expiry.
+// Keeps records in Redis or Valkey (ST-5), each as one string, and what its steps did as another: a
+// transition is one script over all records that are asked about at the same time, retention is the
+// server's own expiry.
 
 import { type Duration, durationMs } from "../duration.ts";
 import { InvalidOption } from "../errors.ts";
@@ -9,6 +10,7 @@ import type {
   Claim,
   DeleteAnswer,
   Ending,
+  JournalEntry,
   ListPage,
   ListQuery,
   RecordId,
@@ -19,35 +21,19 @@ import type {
   SettleAnswer,
   Store,
   StoredRecord,
+  StoreQueue,
   StoreStats,
   VoidAnswer,
   VoidRequest,
 } from "../store.ts";
 import { combine } from "./combine.ts";
-import {
-  beginAnswer,
-  kept,
-  readAnswer,
-  recordIn,
-  renewAnswer,
-  settleAnswer,
-} from "./redis/answers.ts";
-import { RedisBatches, type ReplicaWait, type ScriptAnswer } from "./redis/batches.ts";
+import { type Question, RedisBatches, type ReplicaWait } from "./redis/batches.ts";
 import { connectionOf, type RedisClient, type RedisConnection } from "./redis/clients.ts";
-import { Keyspace, SHARDS } from "./redis/keyspace.ts";
+import { Keyspace } from "./redis/keyspace.ts";
 import { RedisListing } from "./redis/listing.ts";
 import { RedisNotifications, type RedisSubscriber } from "./redis/notifications.ts";
-import {
-  assertPackable,
-  type IndexNumber,
-  packClaim,
-  packEnding,
-  packPlace,
-  packRenewal,
-  packResolution,
-  packVoid,
-} from "./redis/packing.ts";
-import { CODES, type RedisScript, SCRIPTS } from "./redis/scripts.ts";
+import { ADVANCE, APPEND, DELETE, READ, RENEW, RESOLVE, VOID } from "./redis/questions.ts";
+import { RedisQueue } from "./redis/queue.ts";
 import { checkServers, type EvictionPolicy } from "./redis/server-check.ts";
 
 export type { RedisClient } from "./redis/clients.ts";
@@ -76,9 +62,10 @@ export interface RedisStoreOptions {
 
 /** Bounds for how long one script keeps the server. */
 const BATCH_ITEMS_MAX = 128;
-/** While one is under way the next collects: larger batches gain more than a second one would. */
-const BATCHES_IN_FLIGHT_MAX = 1;
-const NOTHING = Buffer.alloc(0);
+/** So that the next can leave while one is under way; more would be smaller ones. */
+const BATCHES_IN_FLIGHT_MAX = 2;
+/** Smaller ones cost more, for what a command takes besides, than a server that never waits saves. */
+const BATCH_SHARED_FROM = 32;
 const LIST_LIMIT_MAX = 1_000;
 const SWEEP_LIMIT_MAX = 100_000;
 
@@ -97,7 +84,7 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   assertPrefix(prefix);
   assertOneOf(evictionPolicy, ["refuse", "warn"], "evictionPolicy");
   const connection = connectionOf(client);
-  return new RedisRecords(connection, new Keyspace(prefix), {
+  return new RedisRecords(connection, new Keyspace(prefix, connection.isCluster), {
     evictionPolicy,
     wait: wait && replicaWait(wait, connection),
     notifications: subscriber && new RedisNotifications(subscriber),
@@ -126,6 +113,10 @@ function replicaWait(
   return { replicas: wait.replicas, timeoutMs };
 }
 
+interface Identified {
+  readonly id: RecordId;
+}
+
 interface Settings {
   evictionPolicy: EvictionPolicy;
   wait: ReplicaWait | undefined;
@@ -134,120 +125,88 @@ interface Settings {
 
 class RedisRecords implements Store {
   readonly name = "redis";
+  readonly queue: StoreQueue;
   readonly subscribe?: (id: RecordId, wake: () => void) => () => void;
+  readonly #keyspace: Keyspace;
   readonly #batches: RedisBatches;
   readonly #listing: RedisListing;
-  readonly #begin: (claim: Claim) => Promise<BeginAnswer>;
-  readonly #settle: (ending: Ending) => Promise<SettleAnswer>;
+  readonly #advance: (item: Claim | Ending) => Promise<BeginAnswer | SettleAnswer>;
+  readonly #append: (entry: JournalEntry) => Promise<SettleAnswer>;
   readonly #renew: (renewal: Renewal) => Promise<RenewAnswer>;
-  readonly #read: (item: { id: RecordId }) => Promise<StoredRecord | undefined>;
+  readonly #read: (item: Identified) => Promise<StoredRecord | undefined>;
 
   constructor(connection: RedisConnection, keyspace: Keyspace, settings: Settings) {
     const { evictionPolicy, wait, notifications } = settings;
     const check = () => checkServers(connection, evictionPolicy);
     const publish = notifications !== undefined;
+    this.#keyspace = keyspace;
     this.#batches = new RedisBatches(connection, keyspace, check, { publish, wait });
     this.#listing = new RedisListing(this.#batches);
+    this.#advance = this.#combined(ADVANCE);
+    this.#append = this.#combined(APPEND);
+    this.#renew = this.#combined(RENEW);
+    this.#read = this.#combined(READ);
+    this.queue = new RedisQueue(this.#batches, keyspace);
     if (notifications) {
       this.subscribe = (id, wake) => notifications.subscribe(keyspace.record(id), wake);
     }
-    const combined = <Item extends { readonly id: RecordId }, Answer>(
-      script: RedisScript,
-      pack: (item: Item, index: IndexNumber) => Buffer,
-      answer: (item: Item, given: ScriptAnswer) => Answer,
-    ) => this.#combined(connection.isCluster, keyspace, script, pack, answer);
-    this.#begin = combined(SCRIPTS.begin, packClaim, beginAnswer);
-    this.#settle = combined(SCRIPTS.settle, packEnding, settleAnswer);
-    this.#renew = combined(SCRIPTS.renew, packRenewal, renewAnswer);
-    this.#read = combined(SCRIPTS.read, () => NOTHING, readAnswer);
   }
 
-  /** ST-12. On Redis Cluster a batch has one hash slot, so that every shard has its own. */
-  #combined<Item extends { readonly id: RecordId }, Answer>(
-    isCluster: boolean,
-    keyspace: Keyspace,
-    script: RedisScript,
-    pack: (item: Item, index: IndexNumber) => Buffer,
-    answer: (item: Item, given: ScriptAnswer) => Answer,
+  /** ST-12. On Redis Cluster a batch has one hash slot, so that every shard has batches of its own. */
+  #combined<Item extends Identified, Answer>(
+    question: Question<Item, Answer>,
   ): (item: Item) => Promise<Answer> {
-    const combiner = () =>
+    const combiners = this.#keyspace.indexes.map(() =>
       combine<Item, Answer>({
-        send: (items) => this.#send(script, items, pack, answer),
+        send: (items) => this.#batches.ask(question, items),
         itemsMax: BATCH_ITEMS_MAX,
         inFlightMax: BATCHES_IN_FLIGHT_MAX,
-        collect: "idle",
-      });
-    if (!isCluster) return combiner();
-    const combiners = Array.from({ length: SHARDS }, combiner);
-    return (item) => combiners[keyspace.shardOf(item.id)]!(item);
-  }
-
-  async #send<Item extends { readonly id: RecordId }, Answer>(
-    script: RedisScript,
-    items: readonly Item[],
-    pack: (item: Item, index: IndexNumber) => Buffer,
-    answer: (item: Item, given: ScriptAnswer) => Answer,
-  ): Promise<(Answer | Error)[]> {
-    const answers = await this.#batches.ask(script, items, pack);
-    return answers.map((given, at) => {
-      if (given instanceof Error) return given;
+        // Commands cost more than what is in them, to clients and to the server alike.
+        collect: "turn",
+        shareFrom: BATCH_SHARED_FROM,
+      }),
+    );
+    // Not async: a promise more for every call would be a good part of what it costs.
+    return (item) => {
       try {
-        return answer(items[at]!, given);
+        question.assert(item);
       } catch (error) {
-        return error as Error;
+        return Promise.reject(error);
       }
-    });
+      return combiners[this.#keyspace.indexOf(item.id)]!(item);
+    };
   }
 
-  async begin(claim: Claim): Promise<BeginAnswer> {
-    assertPackable(claim);
-    return this.#begin(claim);
+  begin(claim: Claim): Promise<BeginAnswer> {
+    return this.#advance(claim) as Promise<BeginAnswer>;
   }
 
-  async settle(ending: Ending): Promise<SettleAnswer> {
-    assertPackable(ending);
-    return this.#settle(ending);
+  settle(ending: Ending): Promise<SettleAnswer> {
+    return this.#advance(ending) as Promise<SettleAnswer>;
   }
 
-  async renew(renewal: Renewal): Promise<RenewAnswer> {
-    assertPackable(renewal);
+  append(entry: JournalEntry): Promise<SettleAnswer> {
+    return this.#append(entry);
+  }
+
+  renew(renewal: Renewal): Promise<RenewAnswer> {
     return this.#renew(renewal);
   }
 
-  async read(id: RecordId): Promise<StoredRecord | undefined> {
-    assertPackable({ id });
+  read(id: RecordId): Promise<StoredRecord | undefined> {
     return this.#read({ id });
   }
 
   async resolve(resolution: Resolution): Promise<ResolveAnswer> {
-    assertPackable(resolution);
-    const given = await this.#batches.askOne(SCRIPTS.resolve, resolution, packResolution);
-    if (given.value === CODES.done) return kept(given, { kind: "resolved" });
-    if (given.value === CODES.no) return { kind: "absent" };
-    return { kind: "refused", state: recordIn(resolution.id, given).state };
+    return this.#batches.askOne(RESOLVE, resolution);
   }
 
   async void(request: VoidRequest): Promise<VoidAnswer> {
-    assertPackable(request);
-    const given = await this.#batches.askOne(SCRIPTS.void, request, packVoid);
-    if (given.value === CODES.done) return kept(given, { kind: "voided" });
-    switch (recordIn(request.id, given).state) {
-      case "completed":
-        return { kind: "completed" };
-      case "running":
-        return { kind: "busy" };
-      default:
-        return { kind: "voided" };
-    }
+    return this.#batches.askOne(VOID, request);
   }
 
   async delete(id: RecordId): Promise<DeleteAnswer> {
-    assertPackable({ id });
-    const given = await this.#batches.askOne(SCRIPTS.forget, { id }, packPlace);
-    if (given.value === CODES.done) return kept(given, { kind: "deleted" });
-    if (given.value === CODES.no) return { kind: "absent" };
-    recordIn(id, given);
-    return { kind: "busy" };
+    return this.#batches.askOne(DELETE, { id });
   }
 
   async sweep(limit: number): Promise<number> {

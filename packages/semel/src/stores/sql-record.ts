@@ -62,6 +62,10 @@ export interface RecordRow {
   /** Whether there is a result, which a listing does not select. */
   finished: SqlInteger | boolean;
   result: Uint8Array | ArrayBuffer | null;
+  /** Not selected by a listing. */
+  journal?: Uint8Array | ArrayBuffer | null;
+  /** Time since it was created, in milliseconds. */
+  age: SqlInteger;
 }
 
 /**
@@ -90,6 +94,8 @@ export function storedRecord(row: RecordRow): StoredRecord {
     leaseRemainingMs: integer(row.lease),
     result: bytes(row.result),
     reason: row.reason,
+    journal: bytes(row.journal ?? null),
+    ageMs: Number(row.age),
     createdAt: Number(row.created),
     updatedAt: Number(row.updated),
     expiresInMs: integer(row.expires),
@@ -126,13 +132,16 @@ function damageOf(record: Decoded, format: number, hasResult: boolean): string |
   return undefined;
 }
 
-function integer(value: SqlInteger | null): number | null {
+export function integer(value: SqlInteger | null): number | null {
   return value === null ? null : Number(value);
 }
 
+export function bytes(value: Uint8Array | ArrayBuffer | null): Uint8Array | null {
+  return value === null ? null : plainBytes(value);
+}
+
 /** A plain `Uint8Array` of its own memory, whether the driver gives that, a `Buffer` or an `ArrayBuffer`. */
-function bytes(value: Uint8Array | ArrayBuffer | null): Uint8Array | null {
-  if (value === null) return null;
+export function plainBytes(value: Uint8Array | ArrayBuffer): Uint8Array {
   return value.constructor === Uint8Array ? value : new Uint8Array(value);
 }
 

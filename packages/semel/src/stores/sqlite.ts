@@ -2,13 +2,14 @@
 // run. Writes of one turn of the event loop share a transaction, and so the wait for the disk.
 
 import { type Duration, durationMs } from "../duration.ts";
-import { InvalidOption } from "../errors.ts";
+import { InvalidOption, RecordUnreadable } from "../errors.ts";
 import { assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
 import type {
   BeginAnswer,
   Claim,
   DeleteAnswer,
   Ending,
+  JournalEntry,
   ListPage,
   ListQuery,
   RecordId,
@@ -19,6 +20,7 @@ import type {
   SettleAnswer,
   Store,
   StoredRecord,
+  StoreQueue,
   StoreStats,
   StoreTransactions,
   VoidAnswer,
@@ -33,15 +35,19 @@ import {
   type SqliteInteger,
 } from "./sqlite/connection.ts";
 import { storeError } from "./sqlite/errors.ts";
+import { SqliteQueue } from "./sqlite/queue.ts";
+import { queueStatementsFor } from "./sqlite/queue-statements.ts";
 import { applyMigrations, assertSchema, tablesOf } from "./sqlite/schema.ts";
 import { type SqliteStatements, statementsFor } from "./sqlite/statements.ts";
 import { SqliteTransactions, type TransactionConnection } from "./sqlite/transactions.ts";
 import {
+  appended,
   claimed,
+  claimedNew,
   clockWentBack,
   found,
   perform,
-  settled,
+  settledAtOnce,
   stale,
   type Transition,
 } from "./sqlite/transitions.ts";
@@ -69,6 +75,7 @@ export interface SqliteStoreOptions<Transaction = SqliteDatabase> {
 
 export interface SqliteStore<Transaction = SqliteDatabase> extends Store {
   readonly transactions: StoreTransactions<Transaction>;
+  readonly queue: StoreQueue;
 
   /**
    * Creates the tables, or brings them to this version's schema; puts the file into WAL mode. Safe
@@ -141,8 +148,10 @@ class SqliteRecords<Transaction extends SqliteDatabase> implements SqliteStore<T
   readonly #table: string;
   readonly #sql: SqliteStatements;
   readonly #line: WriteLine;
+  readonly #seen: (claim: Claim) => Promise<BeginAnswer | undefined>;
   readonly #combined: (write: Write) => Promise<unknown>;
   readonly transactions: SqliteTransactions<Transaction>;
+  readonly queue: StoreQueue;
   #isReady = false;
 
   constructor(
@@ -154,10 +163,24 @@ class SqliteRecords<Transaction extends SqliteDatabase> implements SqliteStore<T
     this.#connection = connection;
     this.#table = table;
     this.#sql = statementsFor(tablesOf(table));
+    const queue = queueStatementsFor(tablesOf(table));
     const [statements, records] = [this.#sql, connection];
     const line = new WriteLine(busyTimeoutMs);
     this.#line = line;
-    this.transactions = new SqliteTransactions({ statements, table, line, records, own });
+    this.transactions = new SqliteTransactions({ statements, queue, table, line, records, own });
+    this.queue = new SqliteQueue(queue, {
+      connection,
+      read: (query) => this.#read(query),
+      write: (id, run) => this.#write(id, run),
+    });
+    this.#seen = combine<Claim, BeginAnswer | undefined>({
+      send: (claims) => this.#read(() => this.#answersTo(claims)),
+      itemsMax: BATCH_ITEMS_MAX,
+      inFlightMax: 1,
+      collect: "turn",
+      // Nothing is written, so that what repeats a record is answered alike.
+      repeats: true,
+    });
     this.#combined = combine<Write, unknown>({
       send: (writes) => this.#transact(writes),
       itemsMax: BATCH_ITEMS_MAX,
@@ -178,12 +201,20 @@ class SqliteRecords<Transaction extends SqliteDatabase> implements SqliteStore<T
 
   async begin(claim: Claim): Promise<BeginAnswer> {
     // Duplicates of finished and of running operations neither write nor wait for a lock.
-    const seen = await this.#read(() => answerTo(claim, this.#find(claim.id)));
-    return seen ?? this.#write(claim.id, () => this.#perform(claimed(this.#sql, claim)));
+    const seen = await this.#seen(claim);
+    if (seen !== undefined) return seen;
+    return this.#write(claim.id, () => {
+      const first = claimedNew(this.#connection, this.#sql, claim);
+      return first ?? this.#perform(claimed(this.#sql, claim));
+    });
   }
 
   settle(ending: Ending): Promise<SettleAnswer> {
-    return this.#write(ending.id, () => this.#perform(settled(this.#sql, ending)));
+    return this.#write(ending.id, () => settledAtOnce(this.#connection, this.#sql, ending));
+  }
+
+  append(entry: JournalEntry): Promise<SettleAnswer> {
+    return this.#write(entry.id, () => this.#perform(appended(this.#sql, entry)));
   }
 
   renew(renewal: Renewal): Promise<RenewAnswer> {
@@ -276,6 +307,24 @@ class SqliteRecords<Transaction extends SqliteDatabase> implements SqliteStore<T
     });
   }
 
+  /** What claims are told without a write; most are of new operations, which one look shows. */
+  #answersTo(claims: readonly Claim[]): (BeginAnswer | Error | undefined)[] {
+    const ids = JSON.stringify(claims.map(({ id }) => id));
+    const present = this.#connection.rows<{ id: RecordId }>(this.#sql.present, ids);
+    if (present.length === 0) return claims.map(() => undefined);
+    const found = new Set(present.map(({ id }) => id));
+    return claims.map((claim) => {
+      if (!found.has(claim.id)) return undefined;
+      try {
+        return answerTo(claim, this.#find(claim.id));
+      } catch (error) {
+        // A damaged record is its own caller's; what the database says is everybody's.
+        if (error instanceof RecordUnreadable) return error;
+        throw error;
+      }
+    });
+  }
+
   /** The live record. */
   #find(id: RecordId): StoredRecord | undefined {
     return this.#perform(found(this.#sql, id));
@@ -292,8 +341,12 @@ class SqliteRecords<Transaction extends SqliteDatabase> implements SqliteStore<T
     });
   }
 
-  async #write<Answer>(id: RecordId, run: () => Answer): Promise<Answer> {
-    this.#line.assertOutside();
+  #write<Answer>(id: RecordId, run: () => Answer): Promise<Answer> {
+    try {
+      this.#line.assertOutside();
+    } catch (error) {
+      return Promise.reject(error);
+    }
     return this.#combined({ id, run, askedAt: performance.now() }) as Promise<Answer>;
   }
 

@@ -17,6 +17,8 @@ import type {
   Store,
 } from "../store.ts";
 
+export { type RedisFrontOptions, redisFront } from "./redis/front.ts";
+
 /** Keeps copies of finished results for a while: `memoryFront()`, `redisFront(client)`. */
 export interface Front {
   /** The bytes under an id and how long they stay, or nothing. */
@@ -147,7 +149,12 @@ class GuardedFront {
   /** In the background: nobody waits for the front to have its copy. */
   fill(id: RecordId, copy: Copy, lifeMs: number): void {
     if (systemClock.now() < this.#pausedUntil) return;
-    this.#bounded(this.#front.set(id, packed(copy), lifeMs)).catch((error) => this.#rest(error));
+    const lateAt = systemClock.now() + this.#timeoutMs;
+    const filled = this.#front.set(id, packed(copy), lifeMs).then(async () => {
+      // As from the queue of a client that was disconnected: it would outlive its record by as much.
+      if (systemClock.now() > lateAt) await this.#front.delete(id);
+    });
+    this.#bounded(filled).catch((error) => this.#rest(error));
   }
 
   /** @throws what the front throws: a copy that is still there would be replayed */

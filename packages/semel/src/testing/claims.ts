@@ -102,7 +102,7 @@ export function bytesOf(content: Uint8Array | string): Uint8Array {
   return typeof content === "string" ? new TextEncoder().encode(content) : content;
 }
 
-function tokenOf({ id, attempt, owner }: AttemptToken): AttemptToken {
+export function tokenOf({ id, attempt, owner }: AttemptToken): AttemptToken {
   return { id, attempt, owner };
 }
 
@@ -168,10 +168,19 @@ export async function reach(
 
 /** A write that carries the token of an attempt. */
 export interface FencedWrite {
-  readonly name: "complete" | "release" | "hold" | "renew";
+  readonly name: "complete" | "release" | "hold" | "append" | "renew";
   readonly requirement: string;
   write(store: Store, token: AttemptToken): Promise<SettleAnswer | RenewAnswer>;
 }
+
+/** The state that each leaves a running record in. */
+export const STATE_AFTER = {
+  complete: "completed",
+  release: "open",
+  hold: "held",
+  append: "running",
+  renew: "running",
+} as const;
 
 export const FENCED_WRITES: readonly FencedWrite[] = [
   {
@@ -188,6 +197,11 @@ export const FENCED_WRITES: readonly FencedWrite[] = [
     name: "hold",
     requirement: "SM-10",
     write: (store, token) => store.settle(hold(token, "of the zombie")),
+  },
+  {
+    name: "append",
+    requirement: "SM-14",
+    write: (store, token) => store.append!({ ...tokenOf(token), bytes: bytesOf("of the zombie") }),
   },
   {
     name: "renew",
@@ -259,6 +273,7 @@ function assertSameRemaining(after: number | null, before: number | null): void 
 
 function timeless(record: StoredRecord | undefined): unknown {
   if (record === undefined) return undefined;
-  const { leaseRemainingMs: _lease, expiresInMs: _expiry, result, ...rest } = record;
-  return { ...rest, result: result && Buffer.from(result).toString("base64") };
+  const { leaseRemainingMs: _lease, expiresInMs: _expiry, ageMs: _age, ...rest } = record;
+  const text = (bytes: Uint8Array | null) => bytes && Buffer.from(bytes).toString("base64");
+  return { ...rest, result: text(record.result), journal: text(record.journal) };
 }

@@ -2,10 +2,12 @@
 // loses its acknowledgement, or is asked twice.
 
 import { StoreUnavailable } from "../errors.ts";
-import type { Store } from "../store.ts";
+import type { Store, StoreQueue } from "../store.ts";
 
-/** The methods of a {@link Store} that a fault can hit. */
-export type StoreMethod = Exclude<keyof Store, "name" | "subscribe" | "transactions">;
+/** The methods of a {@link Store} and of its queue that a fault can hit. */
+export type StoreMethod =
+  | Exclude<keyof Store, "name" | "subscribe" | "transactions" | "queue">
+  | `queue.${keyof StoreQueue}`;
 
 /** One thing that goes wrong. */
 export type Fault = {
@@ -69,6 +71,7 @@ class PlannedFaults implements FaultyStore {
   readonly calls: Record<StoreMethod | "total", number> = {
     begin: 0,
     settle: 0,
+    append: 0,
     renew: 0,
     read: 0,
     sweep: 0,
@@ -77,8 +80,19 @@ class PlannedFaults implements FaultyStore {
     delete: 0,
     list: 0,
     stats: 0,
+    "queue.add": 0,
+    "queue.claim": 0,
+    "queue.renew": 0,
+    "queue.finish": 0,
+    "queue.read": 0,
+    "queue.list": 0,
+    "queue.revive": 0,
+    "queue.remove": 0,
+    "queue.stats": 0,
+    "queue.sweep": 0,
     total: 0,
   };
+  readonly queue?: StoreQueue;
   readonly #store: Store;
   readonly #plan: readonly Fault[];
   #injected = 0;
@@ -87,6 +101,7 @@ class PlannedFaults implements FaultyStore {
     this.name = store.name;
     this.#store = store;
     this.#plan = plan;
+    if (store.queue) this.queue = this.#faulty(store.queue);
   }
 
   get injected(): number {
@@ -95,6 +110,8 @@ class PlannedFaults implements FaultyStore {
 
   begin: Store["begin"] = (claim) => this.#call("begin", () => this.#store.begin(claim));
   settle: Store["settle"] = (ending) => this.#call("settle", () => this.#store.settle(ending));
+  append: NonNullable<Store["append"]> = (entry) =>
+    this.#call("append", () => this.#store.append!(entry));
   renew: Store["renew"] = (renewal) => this.#call("renew", () => this.#store.renew(renewal));
   read: Store["read"] = (id) => this.#call("read", () => this.#store.read(id));
   sweep: Store["sweep"] = (limit) => this.#call("sweep", () => this.#store.sweep(limit));
@@ -104,6 +121,21 @@ class PlannedFaults implements FaultyStore {
   delete: Store["delete"] = (id) => this.#call("delete", () => this.#store.delete(id));
   list: Store["list"] = (query) => this.#call("list", () => this.#store.list(query));
   stats: Store["stats"] = () => this.#call("stats", () => this.#store.stats());
+
+  #faulty(queue: StoreQueue): StoreQueue {
+    return {
+      add: (...given) => this.#call("queue.add", () => queue.add(...given)),
+      claim: (claim) => this.#call("queue.claim", () => queue.claim(claim)),
+      renew: (...given) => this.#call("queue.renew", () => queue.renew(...given)),
+      finish: (endings) => this.#call("queue.finish", () => queue.finish(endings)),
+      read: (id) => this.#call("queue.read", () => queue.read(id)),
+      list: (query) => this.#call("queue.list", () => queue.list(query)),
+      revive: (id) => this.#call("queue.revive", () => queue.revive(id)),
+      remove: (id) => this.#call("queue.remove", () => queue.remove(id)),
+      stats: () => this.#call("queue.stats", () => queue.stats()),
+      sweep: (limit) => this.#call("queue.sweep", () => queue.sweep(limit)),
+    };
+  }
 
   async #call<Answer>(method: StoreMethod, ask: () => Promise<Answer>): Promise<Answer> {
     const fault = this.#faultOf(method, ++this.calls[method], ++this.calls.total);

@@ -7,6 +7,8 @@ import type { Clock } from "../clock.ts";
 export interface ManualClock extends Clock {
   /** How many timers wait. */
   readonly pending: number;
+  /** Time until the next timer fires; `undefined`: none waits. */
+  readonly nextInMs: number | undefined;
   /**
    * Moves time on: timers that fall due fire in their order, and what they set off is let settle
    * before the next one. What needs real time, such as a socket or compression, is not waited for.
@@ -42,6 +44,10 @@ export function manualClock(startMs: number = Date.UTC(2025, 0, 1)): ManualClock
   return {
     get pending() {
       return timers.size;
+    },
+    get nextInMs() {
+      const next = nextBefore(Number.POSITIVE_INFINITY);
+      return next && Math.max(0, next.at - nowMs);
     },
     now: () => nowMs,
     schedule(delayMs, callback) {

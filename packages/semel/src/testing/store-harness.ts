@@ -7,8 +7,9 @@ export interface StoreHarness {
   /** An empty store: a case owns everything in it. */
   store: Store;
   /**
-   * Lets time pass for the store's records: an injected clock moved on, or every stored time
-   * (creation, last change, lease, expiry) moved back. Real time may pass besides.
+   * Lets time pass for the store's records and the items of its queue: an injected clock moved on, or
+   * every stored time (creation, last change, lease, expiry; when an item is due) moved back. Real time
+   * may pass besides.
    */
   elapse(ms: number): Promise<void>;
   /** The same records through another client (another connection or process). */

@@ -9,6 +9,7 @@ import { damageCases } from "./cases/damage.ts";
 import { expiryCases } from "./cases/expiry.ts";
 import { faultCases } from "./cases/faults.ts";
 import { fencingCases } from "./cases/fencing.ts";
+import { journalCases } from "./cases/journal.ts";
 import { leaseCases } from "./cases/lease.ts";
 import { listingCases } from "./cases/listing.ts";
 import { modelCases } from "./cases/model.ts";
@@ -37,6 +38,7 @@ export const storeCases: readonly StoreCase[] = [
   ...beginCases,
   ...settleCases,
   ...fencingCases,
+  ...journalCases,
   ...leaseCases,
   ...expiryCases,
   ...sweepCases,

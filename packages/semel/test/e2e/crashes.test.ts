@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { signalTree } from "../servers/server.ts";
 
 interface Service {
   port: number;
@@ -162,7 +163,7 @@ test("SM-20: a process that was stopped past its lease answers with its successo
   const [first, second] = [await start({ onCrash: "rerun" }), await start({ onCrash: "rerun" })];
   const zombie = pay(first, "k");
   await until(() => effectsOf("k") === 1);
-  first.process.kill("SIGSTOP");
+  await signalTree(first.process.pid!, "SIGSTOP");
   const successor = payUntilKnown(second, "k");
   await until(() => effectsOf("k") === 2);
   openGate();
@@ -178,7 +179,7 @@ test("SM-17: under `hold`, a process that was stopped past its lease can no long
   const [first, second] = [await start({}), await start({})];
   const zombie = pay(first, "k");
   await until(() => effectsOf("k") === 1);
-  first.process.kill("SIGSTOP");
+  await signalTree(first.process.pid!, "SIGSTOP");
   expect((await payUntilKnown(second, "k")).code).toBe("outcome-unknown");
   openGate();
   first.process.kill("SIGCONT");
@@ -192,7 +193,7 @@ test("SM-17: a lease that lapsed and that nobody took may still complete", async
   const first = await start({});
   const slow = pay(first, "k");
   await until(() => effectsOf("k") === 1);
-  first.process.kill("SIGSTOP");
+  await signalTree(first.process.pid!, "SIGSTOP");
   await delay(600);
   openGate();
   first.process.kill("SIGCONT");

@@ -39,6 +39,22 @@ describe("get and status (EN-9)", () => {
     expect(await idempotency.get({ key: "k" })).toBeUndefined();
   });
 
+  test("get() tells what became of the steps, in the order in which they were called", async () => {
+    const { idempotency } = fixture();
+    const broken = new Error("broken off");
+    const work = idempotency.run({ key: "k" }, async ({ step }) => {
+      await step("reserve", () => 1);
+      await step("charge", () => Promise.reject(broken), { keyRetention: "1h" });
+    });
+    await failure(work);
+    expect((await idempotency.get({ key: "k" }))?.steps).toEqual([
+      { name: "reserve", state: "done", attempt: 1 },
+      { name: "charge", state: "begun", attempt: 1 },
+    ]);
+    await failure(idempotency.run({ key: "none" }, () => Promise.reject(broken)));
+    expect((await idempotency.get({ key: "none" }))?.steps).toEqual([]);
+  });
+
   test("status says only what a caller may know, and runs nothing", async () => {
     const engine = fixture({ lease: "1s", retention: "1h" });
     const { idempotency, clock } = engine;
@@ -157,7 +173,7 @@ describe("resolve (SM-12)", () => {
 describe("void and delete (SM-13)", () => {
   test("a void operation never runs, whatever its payload", async () => {
     const { idempotency, another } = fixture();
-    expect(await idempotency.void({ key: "k" })).toEqual({ kind: "voided" });
+    expect(await idempotency.void({ key: "k" })).toMatchObject({ kind: "voided" });
     for (const from of [idempotency, another()]) {
       for (const payload of [1, 2]) {
         const error = await failure(from.run({ key: "k", payload }, refuse));

@@ -134,7 +134,10 @@ test("scope, key and payload do not appear in the store, and everything still wo
   expect(await idempotency.get(name)).toMatchObject({ value: "order-42" });
   expect((await idempotency.list({ scope: "acme" })).records).toHaveLength(1);
   expect((await idempotency.list({ scope: "other" })).records).toHaveLength(0);
-  expect(await idempotency.void({ key: "never", scope: "acme" })).toEqual({ kind: "voided" });
+  expect(await idempotency.void({ key: "never", scope: "acme" })).toMatchObject({
+    kind: "voided",
+    receipt: { key: "never", scope: "acme" },
+  });
   expect(await idempotency.delete(name)).toEqual({ kind: "deleted" });
   expect(seen()).not.toContain('"order-42"');
   expect(seen()).not.toContain("acme");

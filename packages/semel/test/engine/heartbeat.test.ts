@@ -302,3 +302,17 @@ test("a lapsed lease that nobody took may still complete (SM-11, SM-17)", async 
   expect(await first).toEqual({ value: 1, replayed: false, attempt: 1 });
   expect((await another().run({ key: "k" }, () => 2)).value).toBe(1);
 });
+
+test("SM-20: a heartbeat does not queue renewals behind one that the store has not answered", async () => {
+  const { clock, store, plan, idempotency } = fixture();
+  const silence = deferred();
+  plan.push({ method: "renew", effect: "delay", until: silence.promise });
+  const end = deferred();
+  const outcome = idempotency.run({ key: "k", lease: "30s" }, () => end.promise);
+  await turns();
+  for (let beats = 0; beats < 6; beats++) await clock.advance(10_000);
+  expect(store.calls.renew).toBeLessThanOrEqual(2);
+  silence.resolve();
+  end.resolve();
+  await outcome;
+});

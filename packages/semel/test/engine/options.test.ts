@@ -13,6 +13,7 @@ const refuse = () => expect.unreachable("the handler ran");
 test("the defaults are those of the specification (SPEC §11)", () => {
   expect(policyOf({})).toEqual({
     retentionMs: 24 * 3_600_000,
+    openRetentionMs: 24 * 3_600_000,
     leaseMs: 30_000,
     waitMs: 0,
     onError: "release",

@@ -26,6 +26,46 @@ void idempotency.close({ deadline: "1h" });
 console.log(value);
 `;
 
+const SERVICES = `
+import { Idempotency } from ${dist("index.js")};
+import { memoryStore } from ${dist("stores/memory.js")};
+const idempotency = new Idempotency({ store: memoryStore() });
+const job = idempotency.operation("job", {
+  handler: async (_input, { effect }) => void (await effect("mail", "sent")),
+});
+const worker = idempotency.worker({ operations: [job] });
+const relay = idempotency.relay({ mail: ({ payload }) => console.log(payload) });
+`;
+
+test("workers and relays keep their process alive until they are closed, and not longer", async () => {
+  const program = `${SERVICES}
+    process.once("SIGTERM", () => void idempotency.close());
+    // Nothing else is there to keep it: the process lives through its timers, and what comes then.
+    setTimeout(() => void job.start({ key: "k" }), 500).unref();
+    setTimeout(() => process.kill(process.pid, "SIGTERM"), 1_500).unref();
+    await Promise.all([worker.closed, relay.closed]);
+    console.log("closed");`;
+  const { stdout, stderr } = await run(
+    process.execPath,
+    ["--input-type=module", "--eval", program],
+    { timeout: 20_000 },
+  );
+  expect(stderr).toBe("");
+  expect(stdout).toBe("sent\nclosed\n");
+});
+
+test("a script drains what is due and ends", async () => {
+  const program = `${SERVICES}
+    await job.start({ key: "k" });
+    await worker.drain();
+    await relay.drain();
+    await idempotency.close();`;
+  const { stdout } = await run(process.execPath, ["--input-type=module", "--eval", program], {
+    timeout: 20_000,
+  });
+  expect(stdout).toBe("sent\n");
+});
+
 test("a program that has nothing more to do ends by itself (EN-14)", async () => {
   const { stdout, stderr } = await run(
     process.execPath,

@@ -111,7 +111,8 @@ async function openPostgres(
       await admin.query(`UPDATE ${table}_records SET ${back.join()}`);
     },
     close: async () => {
-      await admin.query(`DROP TABLE ${table}_orders, ${table}_records, ${table}_schema`);
+      const tables = ["orders", "records", "schema", "queue"].map((name) => `${table}_${name}`);
+      await admin.query(`DROP TABLE IF EXISTS ${tables.join()}`);
       await admin.end();
     },
   };
@@ -178,7 +179,8 @@ async function openMysql(): Promise<Stage> {
       await admin.query(`UPDATE ${table}_records SET ${back.join()}`);
     },
     close: async () => {
-      await admin.query(`DROP TABLE ${table}_orders, ${table}_records, ${table}_schema`);
+      const tables = ["orders", "records", "schema", "queue"].map((name) => `${table}_${name}`);
+      await admin.query(`DROP TABLE IF EXISTS ${tables.join()}`);
       await admin.end();
     },
   };

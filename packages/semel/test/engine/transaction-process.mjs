@@ -32,7 +32,7 @@ function stopping(client, method, textOf) {
       const value = target[name];
       if (name !== method) return typeof value === "function" ? value.bind(target) : value;
       return async (...given) => {
-        const isCommit = textOf(given[0]) === "COMMIT";
+        const isCommit = textOf(given[0])?.endsWith("COMMIT");
         if (isCommit) await stopAt("before-commit");
         const answer = await value.apply(target, given);
         if (isCommit) await stopAt("after-commit");

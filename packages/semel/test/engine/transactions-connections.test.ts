@@ -6,8 +6,8 @@ import { createPool } from "mysql2/promise";
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
 import { Idempotency } from "../../src/engine/idempotency.ts";
 import { mysqlStore } from "../../src/stores/mysql.ts";
+import { type FaultProxy, faultProxy, type ProxyMessage } from "../../src/testing/fault-proxy.ts";
 import { startMysql } from "../servers/mysql.ts";
-import { type CuttingProxy, cuttingProxy } from "./cutting-proxy.ts";
 import { deferred, failure } from "./fixture.ts";
 import {
   type Client,
@@ -20,6 +20,13 @@ import {
 } from "./transaction-backends.ts";
 
 afterAll(closeServers);
+
+/** The connection is lost around the next commit: before the server has it, or with its reply. */
+function cutCommit(proxy: FaultProxy, kind: "reset" | "lose-reply"): void {
+  const isCommit = ({ from, bytes }: ProxyMessage) =>
+    from === "client" && /\bcommit\b/i.test(bytes.toString("latin1"));
+  void proxy.arm({ kind, at: isCommit });
+}
 
 test("ST-11a: a MySQL server whose commits are not durable is reported", async (context) => {
   const server = await startMysql(["--innodb-flush-log-at-trx-commit=2"]);
@@ -40,7 +47,7 @@ describe.each(serverBackends)("transaction() on $name", ({ name, reason, open })
   const isMysql = name === mysqlBackend.name;
   let stage: Stage;
   let clients: Client[];
-  let proxies: CuttingProxy[];
+  let proxies: FaultProxy[];
 
   beforeEach(async (context) => {
     context.skip(reason !== undefined, reason);
@@ -51,7 +58,7 @@ describe.each(serverBackends)("transaction() on $name", ({ name, reason, open })
 
   afterEach(async () => {
     await Promise.all(clients.map(({ end }) => end()));
-    await Promise.all(proxies.map(({ close }) => close()));
+    await Promise.all(proxies.map((proxy) => proxy.close()));
     await stage.close();
   });
 
@@ -67,8 +74,11 @@ describe.each(serverBackends)("transaction() on $name", ({ name, reason, open })
   }
 
   async function throughProxy() {
-    const { port } = new URL(stage.address.url);
-    const proxy = await cuttingProxy(Number(port || (isMysql ? 3306 : 5432)));
+    const { hostname, port } = new URL(stage.address.url);
+    const proxy = await faultProxy({
+      target: { host: hostname, port: Number(port || (isMysql ? 3306 : 5432)) },
+      protocol: isMysql ? "mysql" : "postgres",
+    });
     proxies.push(proxy);
     return { proxy, ...(await connect({ port: proxy.port })) };
   }
@@ -83,10 +93,10 @@ describe.each(serverBackends)("transaction() on $name", ({ name, reason, open })
     const outcome = await idempotency.transaction({ key: "k" }, async (transaction) => {
       runs++;
       await insert(transaction, "a");
-      proxy.cut("after-commit");
+      cutCommit(proxy, "lose-reply");
       return { runs };
     });
-    expect(proxy.cuts).toBe(1);
+    expect(proxy.injected["lose-reply"]).toBe(1);
     expect(outcome).toEqual({ value: { runs: 1 }, replayed: false, attempt: 1 });
     expect(runs).toBe(1);
     expect(await stage.skus()).toEqual(["a"]);
@@ -101,10 +111,10 @@ describe.each(serverBackends)("transaction() on $name", ({ name, reason, open })
     const outcome = await idempotency.transaction({ key: "k" }, async (transaction) => {
       runs++;
       await insert(transaction, `run ${runs}`);
-      if (runs === 1) proxy.cut("before-commit");
+      if (runs === 1) cutCommit(proxy, "reset");
       return runs;
     });
-    expect(proxy.cuts).toBe(1);
+    expect(proxy.injected.reset).toBe(1);
     expect(outcome).toEqual({ value: 2, replayed: false, attempt: 1 });
     expect(await stage.skus()).toEqual(["run 2"]);
   });
@@ -117,12 +127,12 @@ describe.each(serverBackends)("transaction() on $name", ({ name, reason, open })
       const outcome = await idempotency.transaction({ key }, async (transaction) => {
         runs++;
         await insert(transaction, key);
-        if (runs === 1) proxy.cut(index % 2 === 0 ? "after-commit" : "before-commit");
+        if (runs === 1) cutCommit(proxy, index % 2 === 0 ? "lose-reply" : "reset");
         return key;
       });
       expect(outcome.value).toBe(key);
     }
-    expect(proxy.cuts).toBe(40);
+    expect(proxy.injected).toMatchObject({ "lose-reply": 20, reset: 20 });
     const skus = await stage.skus();
     expect(skus).toHaveLength(40);
     expect(new Set(skus).size).toBe(40);

@@ -1,5 +1,6 @@
 // What makes two requests the same request (HTTP-5).
 
+import { createHash } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { InvalidOption, PayloadInvalid } from "../../src/errors.ts";
@@ -39,6 +40,14 @@ describe("the fingerprint of a request", () => {
         expect(a === b).toBe(isSame);
       }),
     );
+  });
+
+  test("is one digest over head and body, however long the body is", () => {
+    for (const length of [0, 1, 100, 16_000, 16_383, 16_384, 100_000]) {
+      const body = Buffer.alloc(length, "é");
+      const framing = createHash("sha256").update("4:POST2:/a16:application/jsonb").update(body);
+      expect(fingerprint(REQUEST, { bytes: body })).toBe(`h1b:${framing.digest("base64url")}`);
+    }
   });
 
   test("of a parsed body is its canonical form, of parsed bytes the bytes", () => {

@@ -422,3 +422,15 @@ describe("connections that are not answered", () => {
     expect(runs()).toBe(2);
   });
 });
+
+test("A request that is an operation already is refused a second one, and ends", async () => {
+  const inner = idempotent(
+    new Idempotency({ store: memoryStore() }),
+    { scope: "shared", reportError: (error) => refused.push(String(error)) },
+    () => expect.unreachable(),
+  );
+  const refused: string[] = [];
+  const { post } = await serving((request, response) => inner(request, response));
+  expect((await post()).status).toBe(500);
+  expect(refused).toEqual([expect.stringContaining("mounted twice")]);
+});

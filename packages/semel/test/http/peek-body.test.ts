@@ -48,6 +48,12 @@ async function handledWith(chunks: readonly (string | Uint8Array)[], handle: Han
   return handled;
 }
 
+/** How a body is framed, and when it is there: by its length at once, otherwise at its end. */
+const DECLARED = ["Content-Length: 5\r\n\r\nhello", async () => {}] as const;
+const CHUNKED = [
+  "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+  () => new Promise<void>((resolve) => setImmediate(resolve)),
+] as const;
 const BIG = Buffer.alloc(500_000, "abcdefghij");
 const MAX = 2 ** 20;
 
@@ -137,6 +143,31 @@ describe("peekBody", () => {
       expect(Buffer.from(await peekBody(request, MAX)).toString()).toBe("hello");
       expect(Buffer.concat(await request.toArray()).toString()).toBe("hello");
     });
+  });
+
+  test("looks at a body that came in one packet with the head where it lies", async () => {
+    for (const [how, read] of Object.entries(READERS)) {
+      for (const [framing, arrival] of [DECLARED, CHUNKED]) {
+        const handling = new Promise<void>((resolve, reject) => {
+          handler = async (request) => {
+            await arrival();
+            const before = request.eventNames();
+            const peeked = peekBody(request, MAX);
+            expect(request.eventNames(), how).toEqual(before);
+            expect(request.readableDidRead).toBe(false);
+            expect((await peeked).toString()).toBe("hello");
+            expect((await read(request)).toString(), how).toBe("hello");
+            expect(request.complete).toBe(true);
+          };
+          server.once("request", () => handled.then(() => resolve(), reject));
+        });
+        const socket = connect(port(), "127.0.0.1");
+        socket.write(`POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n${framing}`);
+        await handling;
+        socket.resume();
+        await once(socket, "close");
+      }
+    }
   });
 
   test("stops at the bound, with a declared length before anything is read", async () => {

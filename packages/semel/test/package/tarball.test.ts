@@ -31,8 +31,9 @@ beforeAll(() => {
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-test("every subpath can be imported, also by require()", () => {
-  const script = SUBPATHS.map(
+/** Imports subpaths as an application in that folder would. */
+function imported(subpaths: readonly string[]): string {
+  const script = subpaths.map(
     (path) => `if (Object.keys(await import("${path}")).length === 0) throw new Error("${path}");
 if (Object.keys(require("${path}")).length === 0) throw new Error("${path}");`,
   );
@@ -40,8 +41,26 @@ if (Object.keys(require("${path}")).length === 0) throw new Error("${path}");`,
     join(folder, "all.mjs"),
     `import { createRequire } from "node:module";\nconst require = createRequire(import.meta.url);\n${script.join("\n")}\nconsole.log("imported");`,
   );
-  expect(run(process.execPath, ["--no-warnings", "all.mjs"], folder).trim()).toBe("imported");
+  return run(process.execPath, ["--no-warnings", "all.mjs"], folder).trim();
+}
+
+/** For applications that have what these are for. */
+const OF_PEERS = ["semel/nestjs", "semel/opentelemetry"];
+
+test("every subpath can be imported, also by require()", () => {
+  const installed = readdirSync(join(folder, "node_modules"));
+  expect(installed.filter((name) => /nestjs|opentelemetry/.test(name))).toEqual([]);
+  expect(imported(SUBPATHS.filter((path) => !OF_PEERS.includes(path)))).toBe("imported");
 });
+
+test("semel/nestjs and semel/opentelemetry need the packages of applications that have these, and no more", () => {
+  const peers = Object.entries(manifest.peerDependencies).map(
+    ([name, range]) => `${name}@${range}`,
+  );
+  const install = ["install", "--silent", "--no-audit", "--no-fund", "reflect-metadata", ...peers];
+  run("npm", install, folder);
+  expect(imported(OF_PEERS)).toBe("imported");
+}, 120_000);
 
 test("an ESM consumer type-checks under the strictest flags", () => {
   writeFileSync(

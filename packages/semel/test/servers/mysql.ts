@@ -14,7 +14,7 @@ import {
   killGroup,
   type PrivateServer,
   type ServerSource,
-  signalGroup,
+  signalTree,
   startProcess,
 } from "./server.ts";
 
@@ -49,10 +49,14 @@ function unprivileged(command: string, args: string[]): [string, string[]] {
  * when the machine has no binaries.
  *
  * @param settings further arguments, such as `--max-connections=5`
+ * @param under where the folder of its data is made
  */
-export async function startMysql(settings: string[] = []): Promise<PrivateServer | undefined> {
+export async function startMysql(
+  settings: string[] = [],
+  under = tmpdir(),
+): Promise<PrivateServer | undefined> {
   if (BINARY === undefined || !existsSync(INSTALL)) return undefined;
-  const folder = await mkdtemp(join(tmpdir(), "semel-mysql-"));
+  const folder = await mkdtemp(join(under, "semel-mysql-"));
   if (process.getuid?.() === 0) await chown(folder, NOBODY.user, NOBODY.group);
   const data = join(folder, "data");
   const port = await freePort();
@@ -88,7 +92,7 @@ export async function startMysql(settings: string[] = []): Promise<PrivateServer
   return {
     url,
     port,
-    signal: (signal) => signalGroup(child!, signal),
+    signal: (signal) => signalTree(child!.pid!, signal),
     kill,
     start,
     close: async () => {

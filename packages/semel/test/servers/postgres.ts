@@ -1,7 +1,8 @@
 // Where tests find Postgres, and how they start one of their own.
 
 import { type ChildProcess, execFile } from "node:child_process";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { once } from "node:events";
+import { existsSync, readdirSync } from "node:fs";
 import { chmod, chown, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -12,7 +13,7 @@ import {
   killGroup,
   type PrivateServer,
   type ServerSource,
-  signalGroup,
+  signalTree,
   startProcess,
 } from "./server.ts";
 
@@ -32,16 +33,20 @@ export const postgresSource: ServerSource = {
 export interface PrivatePostgres extends PrivateServer {
   /** Where its data is. */
   readonly folder: string;
+  /** As `pg_ctl stop -m immediate` does it: without a checkpoint, so that its start is a recovery. */
+  stopImmediately(): Promise<void>;
 }
 
 /**
  * Starts a private server.
  *
  * @param settings what is to be set beside the defaults, such as `{ synchronous_commit: "off" }`
+ * @param under where the folder of its data is made
  * @returns `undefined` when this machine has no binaries
  */
 export async function startPostgres(
   settings: Record<string, string> = {},
+  under = tmpdir(),
 ): Promise<PrivatePostgres | undefined> {
   const bin = binaries();
   if (bin === undefined) return undefined;
@@ -50,7 +55,7 @@ export async function startPostgres(
     ? ["setpriv", `--reuid=${NOBODY}`, `--regid=${NOBODY}`, "--clear-groups"]
     : ["env"];
   const [command, ...drop] = as as [string, ...string[]];
-  const folder = await mkdtemp(join(tmpdir(), "semel-postgres-"));
+  const folder = await mkdtemp(join(under, "semel-postgres-"));
   await chmod(folder, 0o700);
   if (isRoot) await chown(folder, NOBODY, NOBODY);
   await run(
@@ -79,8 +84,13 @@ export async function startPostgres(
     url,
     port,
     folder,
-    signal: (signal) => signalAll(child, signal),
+    signal: (signal) => signalTree(child.pid!, signal),
     kill: () => killAll(child),
+    async stopImmediately() {
+      const ended = once(child, "exit");
+      process.kill(child.pid!, "SIGQUIT");
+      await ended;
+    },
     async start() {
       child = await start();
     },
@@ -92,20 +102,8 @@ export async function startPostgres(
 }
 
 /** Its backends are in process groups of their own. */
-function signalAll(child: ChildProcess, signal: NodeJS.Signals): void {
-  const backends = readFileSync(`/proc/${child.pid}/task/${child.pid}/children`, "utf8");
-  signalGroup(child, signal);
-  for (const pid of backends.split(" ").filter(Boolean)) {
-    try {
-      process.kill(Number(pid), signal);
-    } catch {
-      // It has ended already.
-    }
-  }
-}
-
 async function killAll(child: ChildProcess): Promise<void> {
-  if (child.exitCode === null && child.signalCode === null) signalAll(child, "SIGKILL");
+  if (child.exitCode === null && child.signalCode === null) await signalTree(child.pid!, "SIGKILL");
   await killGroup(child);
 }
 

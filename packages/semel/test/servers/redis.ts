@@ -13,7 +13,7 @@ import {
   killGroup,
   type PrivateServer,
   type ServerSource,
-  signalGroup,
+  signalTree,
   startProcess,
 } from "./server.ts";
 
@@ -72,7 +72,7 @@ export async function startRedis(args: readonly string[] = []): Promise<PrivateS
   return {
     url,
     port,
-    signal: (signal) => signalGroup(process, signal),
+    signal: (signal) => signalTree(process.pid!, signal),
     kill: () => killGroup(process),
     async start() {
       process = await start();

@@ -4,6 +4,7 @@
 
 import { type ChildProcess, type SpawnOptions, spawn } from "node:child_process";
 import { once } from "node:events";
+import { readdirSync, readFileSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { setTimeout as delay } from "node:timers/promises";
 
@@ -11,8 +12,8 @@ import { setTimeout as delay } from "node:timers/promises";
 export interface PrivateServer {
   readonly url: string;
   readonly port: number;
-  /** Sends a signal to the whole server: SIGSTOP stalls it, SIGCONT lets it go on. */
-  signal(signal: NodeJS.Signals): void;
+  /** Sends a signal to the whole server: once SIGSTOP has resolved it is stalled; SIGCONT lets it go on. */
+  signal(signal: NodeJS.Signals): Promise<void>;
   /** `kill -9`, and waits for its end. */
   kill(): Promise<void>;
   /** Starts it again on the same port with the same data. */
@@ -96,8 +97,78 @@ export async function startProcess(
   throw new Error(`${command} was not ready within 30 s`);
 }
 
-/** Signals a process and its children. */
-export function signalGroup(child: ChildProcess, signal: NodeJS.Signals): void {
+/**
+ * Signals a process with all that it has started. A stop is only asked for by its signal: threads that
+ * run on another core may still answer. So it is waited for until none of them does.
+ */
+export async function signalTree(root: number, signal: NodeJS.Signals): Promise<void> {
+  for (let tries = 0; tries < 2_000; tries++) {
+    // Again, because what has not been stopped yet may start others.
+    const tree = treeOf(root);
+    for (const pid of tree) signalOne(pid, signal);
+    if (signal !== "SIGSTOP" || tree.every(isStopped)) return;
+    await delay(5);
+  }
+  throw new Error(`process ${root} was not stopped within 10 s`);
+}
+
+function signalOne(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch {
+    // It has ended already.
+  }
+}
+
+/** A process, those of its group, and the children of all of these. */
+function treeOf(root: number): number[] {
+  const tree = new Set([root]);
+  const others = processes();
+  for (let before = 0; before < tree.size; ) {
+    before = tree.size;
+    for (const { pid, parent, group } of others) {
+      if (group === root || tree.has(parent)) tree.add(pid);
+    }
+  }
+  return [...tree];
+}
+
+function processes(): { pid: number; parent: number; group: number }[] {
+  return readdirSync("/proc")
+    .filter((name) => /^\d+$/.test(name))
+    .flatMap((name) => {
+      const [, parent, group] = statOf(`/proc/${name}`) ?? [];
+      return parent === undefined
+        ? []
+        : { pid: Number(name), parent: Number(parent), group: Number(group) };
+    });
+}
+
+/** Whether no thread of it runs: each is stopped, or has ended. */
+function isStopped(pid: number): boolean {
+  const threads = `/proc/${pid}/task`;
+  try {
+    return readdirSync(threads).every((thread) => {
+      const [state] = statOf(`${threads}/${thread}`) ?? ["X"];
+      return ["T", "t", "Z", "X"].includes(state!);
+    });
+  } catch {
+    return true;
+  }
+}
+
+/** What Linux says of a process or a thread from its state on; `undefined` when it has ended. */
+function statOf(path: string): string[] | undefined {
+  try {
+    // Its name, which comes before, may have anything in it but ends at the last parenthesis.
+    return readFileSync(`${path}/stat`, "utf8").split(") ").at(-1)!.split(" ");
+  } catch {
+    return undefined;
+  }
+}
+
+/** Signals a process and its group. */
+function signalGroup(child: ChildProcess, signal: NodeJS.Signals): void {
   try {
     process.kill(-child.pid!, signal);
   } catch {

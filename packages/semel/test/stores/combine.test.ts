@@ -70,6 +70,32 @@ describe("combine", () => {
     expect(await Promise.all([...asked, late])).toEqual(["B", "A", "C"]);
   });
 
+  it("shares many items out where nothing is under way, and lets the rest leave together", async () => {
+    const traffic = { inFlight: 0 };
+    const options = { collect: "turn", inFlightMax: 2, shareFrom: 4, traffic } as const;
+    const { ask, answer, texts } = recorded(options);
+    const other = recorded(options);
+    const few = ["a", "b", "c"].map((id) => ask(id));
+    await turn();
+    expect(texts()).toEqual(["a b c"]);
+    const behind = ["d", "e", "f", "g"].map((id) => other.ask(id));
+    await turn();
+    expect(other.texts()).toEqual(["d e f g"]);
+    await answer(0);
+    await other.answer(0);
+    const many = ["a", "b", "c", "d", "e"].map((id) => ask(id));
+    await turn();
+    expect(texts()).toEqual(["a b c", "a b c", "d e"]);
+    const more = ["f", "g", "h", "i"].map((id) => ask(id));
+    await answer(1);
+    await turn();
+    expect(texts()).toEqual(["a b c", "a b c", "d e", "f g h i"]);
+    await answer(2);
+    await answer(3);
+    await Promise.all([...few, ...behind, ...many, ...more]);
+    expect(traffic).toEqual({ inFlight: 0 });
+  });
+
   it("never sends more items than the bound", async () => {
     const { ask, answer, texts } = recorded({ itemsMax: 2 });
     const asked = ["a", "b", "c", "d"].map((id) => ask(id));

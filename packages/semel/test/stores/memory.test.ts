@@ -11,7 +11,7 @@ import {
   duplicateOf,
   RETENTION_MS,
 } from "../../src/testing/claims.ts";
-import { type StoreHarness, storeCases } from "../../src/testing/index.ts";
+import { queueCases, type StoreHarness, storeCases } from "../../src/testing/index.ts";
 
 function open(options: MemoryStoreOptions = {}): StoreHarness {
   let now = Date.now();
@@ -24,7 +24,7 @@ function open(options: MemoryStoreOptions = {}): StoreHarness {
 
 describe("memory store", () => {
   // Objects in a map have no bytes that could be damaged.
-  for (const { name, needs, run } of storeCases) {
+  for (const { name, needs, run } of [...storeCases, ...queueCases]) {
     if (!needs.includes("damage")) test(name, () => run(open()));
   }
 });

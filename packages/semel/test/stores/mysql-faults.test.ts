@@ -162,6 +162,37 @@ describe.skipIf(!server)(`mysqlStore on a server of its own${absent}`, () => {
     expect(await store.settle(completion(tokens[1]!, large.subarray(0, 500_000)))).toEqual(SETTLED);
   });
 
+  it("SM-14: refuses an entry for which a journal has no room, and keeps those before it", async () => {
+    const claims = [claimOf(), claimOf()];
+    const [full, other] = await Promise.all(claims.map((claim) => acquire(store, claim)));
+    const bytes = new Uint8Array(400_000).fill(7);
+    expect(await store.append!({ ...full!, bytes })).toEqual(SETTLED);
+    expect(await store.append!({ ...full!, bytes })).toEqual(SETTLED);
+    const noRoom = { code: "store-full", message: expect.stringMatching(/max_allowed_packet/) };
+    const small = bytes.subarray(0, 200_000);
+    const [refused, kept] = await Promise.allSettled([
+      store.append!({ ...full!, bytes: small }),
+      store.append!({ ...other!, bytes: small }),
+    ]);
+    expect(refused).toMatchObject({ reason: noRoom });
+    expect(kept).toMatchObject({ value: SETTLED });
+    await expect(
+      store.transactions.run((_, executor) =>
+        store.transactions.append!(executor, { ...full!, bytes: small }),
+      ),
+    ).rejects.toMatchObject(noRoom);
+    const tooLong = new Uint8Array(600_000);
+    await expect(store.append!({ ...other!, bytes: tooLong })).rejects.toMatchObject(noRoom);
+    const [journal, others] = await Promise.all(
+      claims.map(async ({ id }) => (await store.read(id))!.journal!),
+    );
+    expect(Buffer.concat([bytes, bytes]).equals(journal!)).toBe(true);
+    expect(Buffer.from(small).equals(others!)).toBe(true);
+    expect(await store.append!({ ...full!, bytes: bytes.subarray(0, 100) })).toEqual(SETTLED);
+    expect(await store.settle(completion(full!, new Uint8Array(500_000)))).toEqual(SETTLED);
+    expect(await store.read(full!.id)).toMatchObject({ state: "completed" });
+  });
+
   it("sends a batch that is larger than a packet in parts", async () => {
     const result = new Uint8Array(200_000).fill(1);
     const claims = Array.from({ length: 20 }, () => claimOf());
@@ -226,7 +257,7 @@ describe.skipIf(!server)(`mysqlStore on a server of its own${absent}`, () => {
     const hasty = mysqlStore(pool, { queryTimeout: "100ms" });
     const claim = claimOf();
     await hasty.stats();
-    server!.signal("SIGSTOP");
+    await server!.signal("SIGSTOP");
     try {
       await expect(hasty.begin(claim)).rejects.toMatchObject({ code: "store-unavailable" });
       await expect(
@@ -235,7 +266,7 @@ describe.skipIf(!server)(`mysqlStore on a server of its own${absent}`, () => {
         ),
       ).rejects.toMatchObject({ code: "store-unavailable" });
     } finally {
-      server!.signal("SIGCONT");
+      await server!.signal("SIGCONT");
     }
     // SM-16: whether or not the first one was carried out.
     expect(await store.begin(claim)).toMatchObject({ kind: "acquired", attempt: 1 });

@@ -73,11 +73,14 @@ export class MysqlFixture {
     const back = ["lease_until", "expires_at", "created_at", "updated_at"];
     const moved = back.map((column) => `${column} = ${column} - ${ms}`).join();
     await this.admin.query(`UPDATE ${this.records} SET ${moved}`);
+    await this.admin.query(`UPDATE ${this.name}.semel_queue SET due_at = due_at - ${ms},
+      expires_at = expires_at - ${ms}, created_at = created_at - ${ms}`);
   }
 
   /** An empty store under test. */
   async harness(pool: Pool, other: Pool): Promise<StoreHarness> {
     await this.admin.query(`DELETE FROM ${this.records}`);
+    await this.admin.query(`DELETE FROM ${this.name}.semel_queue`);
     return {
       store: mysqlStore(pool),
       elapse: (ms) => this.elapse(ms),

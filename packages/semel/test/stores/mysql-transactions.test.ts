@@ -278,6 +278,24 @@ describe.skipIf(reason)(`transactions of mysqlStore${skipped}`, () => {
         assertReplay(await store.begin(duplicateOf(claim)), "result");
       });
 
+      it("SM-14: appends to a record, also to one that was begun after its snapshot", async () => {
+        const claim = claimOf();
+        const token = { ...claim, attempt: 1 };
+        const entry = { ...token, bytes: bytesOf("done") };
+        const append = (executor: SqlExecutor) => store.transactions.append!(executor, entry);
+        const rolledBack = transaction(async (executor) => {
+          await acquire(store, claim);
+          expect(await append(executor)).toEqual(SETTLED);
+          throw new Error("rolled back");
+        });
+        await expect(rolledBack).rejects.toThrow("rolled back");
+        expect(await store.read(claim.id)).toMatchObject({ journal: null });
+        expect(await transaction(append)).toEqual(SETTLED);
+        expect(await store.read(claim.id)).toMatchObject({ journal: bytesOf("done") });
+        await store.settle(completion(token));
+        expect(await transaction(append)).toEqual(STALE);
+      });
+
       it("sees what others committed after its snapshot", async () => {
         const claim = claimOf();
         const begun = await transaction(async (executor) => {

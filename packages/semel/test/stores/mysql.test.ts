@@ -10,20 +10,25 @@ import { type MysqlStoreOptions, mysqlMigrations, mysqlStore } from "../../src/s
 import {
   acquire,
   assertReplay,
+  bytesOf,
   claimOf,
   complete,
   completion,
   duplicateOf,
   hold,
   RENEWED,
+  release,
   renewal,
   SETTLED,
 } from "../../src/testing/claims.ts";
-import { storeCases } from "../../src/testing/index.ts";
+import { enqueueCases, queueCases, storeCases } from "../../src/testing/index.ts";
 import { freePort } from "../servers/server.ts";
+import { lateCommitCases } from "./late-commits.ts";
 import { counted, MysqlFixture, reason } from "./mysql-fixture.ts";
 
 const skipped = reason === undefined ? "" : ` (skipped: ${reason})`;
+
+const allCases = [...storeCases, ...queueCases, ...enqueueCases, ...lateCommitCases];
 
 /** Every option of a pool, and every variable of a session, that could change what a row means. */
 const HOSTILE_OPTIONS = {
@@ -61,7 +66,7 @@ describe.skipIf(reason)(`mysqlStore${skipped}`, () => {
   afterAll(() => fixture.close());
 
   describe("conformance", () => {
-    for (const storeCase of storeCases) {
+    for (const storeCase of allCases) {
       it(storeCase.name, async () => storeCase.run(await fixture.harness(pool, other)));
     }
   });
@@ -74,7 +79,7 @@ describe.skipIf(reason)(`mysqlStore${skipped}`, () => {
         HOSTILE_SESSION,
       );
     });
-    for (const storeCase of storeCases) {
+    for (const storeCase of allCases) {
       it(storeCase.name, async () => storeCase.run(await fixture.harness(hostile, other)));
     }
   });
@@ -150,7 +155,7 @@ describe.skipIf(reason)(`mysqlStore${skipped}`, () => {
       await Promise.all(stores.map((store) => store.migrate()));
       await acquire(stores[0]!, claimOf());
       const [versions] = await pool.query("SELECT version FROM crowd_schema");
-      expect(versions).toEqual([{ version: 1 }]);
+      expect(versions).toEqual([{ version: 1 }, { version: 2 }, { version: 3 }]);
     });
 
     it("says to migrate a database without tables, and forgets that once it is done", async () => {
@@ -163,17 +168,37 @@ describe.skipIf(reason)(`mysqlStore${skipped}`, () => {
 
     it("says to migrate an older schema, and refuses a newer one", async () => {
       await mysqlStore(pool, { table: "aged" }).migrate();
-      await pool.query("UPDATE aged_schema SET version = 0");
+      await pool.query("DELETE FROM aged_schema WHERE version > 1");
       const read = () => mysqlStore(pool, { table: "aged" }).read(recordId("", "k"));
       await expect(read()).rejects.toMatchObject({
         code: "store-unusable",
-        message: expect.stringMatching(/schema 0 of 1.*store\.migrate\(\)/),
+        message: expect.stringMatching(/schema 1 of 3.*store\.migrate\(\)/),
       });
-      await pool.query("UPDATE aged_schema SET version = 2");
+      await pool.query("INSERT INTO aged_schema VALUES (4)");
       const newer = { code: "store-unusable", message: expect.stringMatching(/newer.*upgrade/) };
       const store = mysqlStore(pool, { table: "aged" });
       await expect(store.begin(claimOf())).rejects.toMatchObject(newer);
       await expect(store.migrate()).rejects.toMatchObject(newer);
+    });
+
+    it("brings older tables with records to this schema, also where that was broken off", async () => {
+      const [first, second] = mysqlMigrations("older");
+      for (const statement of first!.split(/;\n?/).filter(Boolean)) await pool.query(statement);
+      const claim = claimOf();
+      await pool.query(
+        `INSERT INTO older_records (id, scope, \`key\`, fingerprint, format, state, attempt, crashes,
+          owner, on_crash, lease_until, created_at, updated_at)
+        VALUES (UNHEX(?), ?, ?, ?, 1, 0, 1, 0, UNHEX(?), 1, 1, 1, 1)`,
+        [claim.id, claim.scope, claim.key, claim.fingerprint, claim.owner],
+      );
+      await pool.query(second!.slice(0, second!.indexOf(";")));
+      await Promise.all(
+        [pool, other].map((each) => mysqlStore(each, { table: "older" }).migrate()),
+      );
+      const store = mysqlStore(pool, { table: "older" });
+      const entry = { ...claim, attempt: 1, bytes: bytesOf("done") };
+      expect(await store.append!(entry)).toEqual(SETTLED);
+      expect(await store.read(claim.id)).toMatchObject({ journal: bytesOf("done") });
     });
 
     it("says to migrate when the tables were dropped under it", async () => {
@@ -304,12 +329,13 @@ describe.skipIf(reason)(`mysqlStore${skipped}`, () => {
       return { store, tripsOf };
     }
 
-    it("PF-1: a new operation takes two round trips, a renewal and a read one", async () => {
+    it("PF-1: a new operation takes two round trips, a renewal, a step and a read one", async () => {
       const { store, tripsOf } = await counting();
       const claim = claimOf();
       const token = { ...claim, attempt: 1 };
       expect(await tripsOf(() => acquire(store, claim))).toBe(1);
       expect(await tripsOf(() => store.renew(renewal(token)))).toBe(1);
+      expect(await tripsOf(() => store.append!({ ...token, bytes: bytesOf("done") }))).toBe(1);
       expect(await tripsOf(() => store.settle(completion(token)))).toBe(1);
       expect(await tripsOf(() => store.read(claim.id))).toBe(1);
     });
@@ -339,6 +365,15 @@ describe.skipIf(reason)(`mysqlStore${skipped}`, () => {
         await tripsOf(() => all((claim) => store.renew(renewal({ ...claim, attempt: 1 })))),
       ).toBe(1);
       const token = (claim: (typeof claims)[number]) => ({ ...claim, attempt: 1 });
+      const entry = (claim: (typeof claims)[number]) => ({
+        ...token(claim),
+        bytes: bytesOf(claim.key),
+      });
+      expect(await tripsOf(() => all((claim) => store.append!(entry(claim))))).toBe(1);
+      expect(await tripsOf(() => all((claim) => store.append!(entry(claim))))).toBe(1);
+      for (const { id, key } of claims) {
+        expect(await store.read(id)).toMatchObject({ journal: bytesOf(key + key) });
+      }
       expect(await tripsOf(() => all((claim) => store.settle(completion(token(claim)))))).toBe(1);
       expect(await tripsOf(() => all((claim) => store.read(claim.id)))).toBe(1);
       expect(await tripsOf(() => all((claim) => store.begin(duplicateOf(claim))))).toBe(2);
@@ -369,6 +404,38 @@ describe.skipIf(reason)(`mysqlStore${skipped}`, () => {
       expect(answers).toEqual(tokens.map((_, n) => (n % 2 === 0 ? stale : SETTLED)));
       const renewals = await Promise.all(tokens.map((token) => store.renew(renewal(token))));
       expect(renewals).toEqual(tokens.map(() => stale));
+    });
+
+    it("SM-14: tells in one batch whose entry was appended, though one of them ended since", async () => {
+      const { store } = await counting();
+      const claims = Array.from({ length: 40 }, () => claimOf());
+      const tokens = await Promise.all(claims.map((claim) => acquire(store, claim)));
+      const ended = tokens.filter((_, n) => n % 2 === 0);
+      await Promise.all(ended.map((token) => store.settle(release(token))));
+      const entries = tokens.map((token) => ({ ...token, bytes: bytesOf(token.id) }));
+      const answers = await Promise.all(entries.map((entry) => store.append!(entry)));
+      expect(answers).toEqual(tokens.map((_, n) => (n % 2 === 0 ? { kind: "stale" } : SETTLED)));
+      for (const [n, { id }] of tokens.entries()) {
+        const journal = n % 2 === 0 ? null : bytesOf(id);
+        expect(await store.read(id)).toMatchObject({ journal });
+      }
+    });
+
+    it("SM-14: what is appended to one record at once stays in its order, with others between", async () => {
+      const { store } = await counting();
+      const claims = [claimOf(), claimOf()];
+      const tokens = await Promise.all(claims.map((claim) => acquire(store, claim)));
+      const pieces = Array.from({ length: 12 }, (_, n) =>
+        randomBytes(n % 3 === 0 ? 300_000 : n + 1),
+      );
+      const appended = tokens.flatMap((token) =>
+        pieces.map((bytes) => store.append!({ ...token, bytes })),
+      );
+      expect(await Promise.all(appended)).toEqual(appended.map(() => SETTLED));
+      for (const { id } of claims) {
+        const record = await store.read(id);
+        expect(Buffer.concat(pieces).equals(record!.journal!)).toBe(true);
+      }
     });
 
     it("SM-11: tells in one batch whose lease was renewed", async () => {

@@ -45,12 +45,22 @@ export const postgresJsDriver: Driver = {
   },
 };
 
+/** Behind a pooler: the driver would prepare its own COMMIT, and the pooler would lose it. */
+export const unpreparedPostgresJs: Driver = {
+  name: "postgres.js",
+  open: (at = url, max = 4) => {
+    const sql = postgres(at, { max, prepare: false, onnotice: () => {} });
+    return Object.assign(sql, { end: sql.end.bind(sql, { timeout: 2 }) });
+  },
+};
+
 /** Clients and tables of one test, or of one file. */
 export class Fixture {
   /** Hard to quote, and of one test alone. */
   readonly table = `it's "${randomBytes(6).toString("hex")}"`;
   readonly records = `"${this.table.replaceAll('"', '""')}_records"`;
   readonly schema = `"${this.table.replaceAll('"', '""')}_schema"`;
+  readonly queue = `"${this.table.replaceAll('"', '""')}_queue"`;
   readonly admin: pg.Pool;
   readonly #at: string;
   readonly #clients: { end(): Promise<void> }[] = [];
@@ -97,13 +107,31 @@ export class Fixture {
   }
 
   async elapse(ms: number): Promise<void> {
-    const back = ["lease_until", "expires_at", "created_at", "updated_at"];
-    const moved = back.map((column) => `${column} = ${column} - ${ms} * interval '1 ms'`);
-    await this.admin.query(`UPDATE ${this.records} SET ${moved.join()}`);
+    const moved = (columns: readonly string[]) =>
+      columns.map((column) => `${column} = ${column} - ${ms} * interval '1 ms'`).join();
+    const ofRecords = ["lease_until", "expires_at", "created_at", "updated_at"];
+    await this.admin.query(`UPDATE ${this.records} SET ${moved(ofRecords)}`);
+    const ofItems = ["due_at", "expires_at", "created_at"];
+    await this.admin.query(`UPDATE ${this.queue} SET ${moved(ofItems)}`);
+  }
+
+  /** The functions of the store, in whatever schema. */
+  async functions(): Promise<string[]> {
+    const { rows } = await this.admin.query(
+      "SELECT oid::regprocedure::text AS name FROM pg_proc WHERE starts_with(proname, $1)",
+      [this.table],
+    );
+    return rows.map(({ name }) => name);
+  }
+
+  async dropFunctions(): Promise<void> {
+    const functions = await this.functions();
+    if (functions.length > 0) await this.admin.query(`DROP FUNCTION ${functions.join()}`);
   }
 
   async close(): Promise<void> {
-    await this.admin.query(`DROP TABLE IF EXISTS ${this.records}, ${this.schema}`);
+    await this.admin.query(`DROP TABLE IF EXISTS ${this.records}, ${this.schema}, ${this.queue}`);
+    await this.dropFunctions();
     await Promise.all([...this.#clients, this.admin].map((client) => client.end().catch(() => {})));
   }
 }

@@ -9,6 +9,7 @@ import type { Claim, SqlExecutor } from "../../src/store.ts";
 import { type PostgresStore, postgresStore } from "../../src/stores/postgres.ts";
 import {
   acquire,
+  bytesOf,
   claimOf,
   complete,
   completion,
@@ -16,6 +17,7 @@ import {
   hold,
   RETENTION_MS,
   reach,
+  release,
   voiding,
 } from "../../src/testing/claims.ts";
 import { Fixture, missing, pgDriver, postgresJsDriver, url } from "./postgres-fixture.ts";
@@ -168,28 +170,107 @@ describe.skipIf(missing).each([pgDriver, postgresJsDriver])(
       expect(await run(claim)).toEqual({ kind: "settled" });
     });
 
-    it("has committed, or not, when the connection is lost during the commit: the record tells", async () => {
-      const proxy = await commitEater(url);
-      const client = fixture.keep(driver.open(proxy.url));
-      const cut = postgresStore(client, { table: fixture.table });
-      const claim = claimOf();
-      try {
-        const lost = cut.transactions.run(async (_, executor) => {
-          await book(executor, claim);
-          return cut.transactions.complete(executor, claim, RESULT, RETENTION_MS);
+    it.each(["complete", "completeAndCommit"] as const)(
+      "%s: has committed, or not, when the connection is lost during the commit: the record tells",
+      async (method) => {
+        const proxy = await commitEater(url);
+        const client = fixture.keep(driver.open(proxy.url));
+        const cut = postgresStore(client, { table: fixture.table });
+        const claim = claimOf();
+        try {
+          const lost = cut.transactions.run(async (_, executor) => {
+            await book(executor, claim);
+            return cut.transactions[method]!(executor, claim, RESULT, RETENTION_MS);
+          });
+          const error = await lost.catch((reason: unknown) => reason);
+          expect(proxy.eaten()).toBe(1);
+          expect(causesOf(error).some((cause) => cut.transactions.isRetryable(cause))).toBe(true);
+          expect(await store.read(claim.id)).toMatchObject({
+            state: "completed",
+            owner: claim.owner,
+          });
+          expect(await booked(claim)).toEqual(["one"]);
+          expect(await run(duplicateOf(claim))).toEqual({ kind: "stale" });
+        } finally {
+          await proxy.close();
+        }
+      },
+    );
+
+    it("completes and commits at once, and says so where another record stands", async () => {
+      const commit = (claim: Claim, by: string, result: Uint8Array = RESULT) =>
+        transactions().run(async (_, executor) => {
+          await book(executor, claim, by);
+          const { completeAndCommit } = transactions();
+          const answer = await completeAndCommit!(executor, claim, result, RETENTION_MS);
+          if (answer.kind === "stale") throw new Error("stale");
+          return answer;
         });
-        const error = await lost.catch((reason: unknown) => reason);
-        expect(proxy.eaten()).toBe(1);
-        expect(causesOf(error).some((cause) => cut.transactions.isRetryable(cause))).toBe(true);
+      const [claim, large] = [claimOf(), claimOf()];
+      expect(await commit(claim, "one")).toEqual({ kind: "settled" });
+      expect(await commit(large, "one", new Uint8Array(100_000))).toEqual({ kind: "settled" });
+      expect(await booked(claim)).toEqual(["one"]);
+      await expect(commit(duplicateOf(claim), "two")).rejects.toThrow("stale");
+      expect(await booked(claim)).toEqual(["one"]);
+      expect(await store.begin(duplicateOf(claim))).toMatchObject({ kind: "done", attempt: 1 });
+      const replay = await store.begin(duplicateOf(large));
+      expect(replay.kind === "done" && replay.result.byteLength).toBe(100_000);
+      const open = claimOf();
+      await store.settle(release(await acquire(store, open)));
+      expect(await commit(duplicateOf(open), "three")).toEqual({ kind: "settled" });
+      expect(await store.read(open.id)).toMatchObject({ state: "completed", attempt: 2 });
+      const late = claimOf({ refuseLate: { sentAt: 0, ageMaxMs: 1 } });
+      await expect(commit(late, "four")).rejects.toThrow("stale");
+      expect(await booked(late)).toEqual([]);
+    });
+
+    it.each(["on", "off"])(
+      "keeps every character of what it commits at once (standard_conforming_strings: %s)",
+      async (setting) => {
+        const text = `a'b"c\\d$$e\n%s;COMMIT--é🎉`;
+        const claim = claimOf({ scope: text, key: `${text}1`, fingerprint: `v1:${text}` });
+        const result = Uint8Array.from({ length: 256 }, (_, byte) => byte);
+        await transactions().run(async (_, executor) => {
+          await executor.query(`SET LOCAL standard_conforming_strings = ${setting}`, []);
+          return transactions().completeAndCommit!(executor, claim, result, RETENTION_MS);
+        });
+        const { scope, key, fingerprint, owner } = claim;
         expect(await store.read(claim.id)).toMatchObject({
-          state: "completed",
-          owner: claim.owner,
+          scope,
+          key,
+          fingerprint,
+          owner,
+          result,
         });
-        expect(await booked(claim)).toEqual(["one"]);
-        expect(await run(duplicateOf(claim))).toEqual({ kind: "stale" });
-      } finally {
-        await proxy.close();
-      }
+      },
+    );
+
+    it("passes on what was deferred until the commit, of which nothing is left", async () => {
+      const claim = claimOf();
+      await fixture.admin.query(
+        `ALTER TABLE ${business} ADD CONSTRAINT once UNIQUE (id) DEFERRABLE INITIALLY DEFERRED`,
+      );
+      const failed = transactions().run(async (_, executor) => {
+        await book(executor, claim);
+        await book(executor, claim, "two");
+        return transactions().completeAndCommit!(executor, claim, RESULT, RETENTION_MS);
+      });
+      await expect(failed).rejects.toMatchObject({ code: "23505" });
+      expect(await booked(claim)).toEqual([]);
+      expect(await store.read(claim.id)).toBeUndefined();
+      expect(await run(claim)).toEqual({ kind: "settled" });
+    });
+
+    it("commits nothing where a statement had failed and its error was caught", async () => {
+      const claim = claimOf();
+      const swallowed = transactions().run(async (_, executor) => {
+        await book(executor, claim);
+        await executor.query("SELECT 1 / 0", []).catch(() => {});
+        return transactions().completeAndCommit!(executor, claim, RESULT, RETENTION_MS);
+      });
+      await expect(swallowed).rejects.toThrow();
+      expect(await booked(claim)).toEqual([]);
+      expect(await store.read(claim.id)).toBeUndefined();
     });
 
     it("serves also through the only connection, on its first call", async () => {
@@ -266,6 +347,34 @@ describe.skipIf(missing).each([pgDriver, postgresJsDriver])(
       expect(await store.read(claim.id)).toBeUndefined();
       await within(true);
       expect(await store.begin(duplicateOf(claim))).toMatchObject({ kind: "done" });
+    });
+
+    it("SM-14: append is part of the caller's transaction", async () => {
+      const claim = claimOf();
+      const token = await acquire(store, claim);
+      const entry = { ...token, bytes: bytesOf("done") };
+      const within = (commits: boolean) =>
+        transactions().run(async (_, executor) => {
+          await book(executor, claim);
+          expect(await transactions().append!(executor, entry)).toEqual({ kind: "settled" });
+          if (!commits) throw new Error("rolled back");
+        });
+      await expect(within(false)).rejects.toThrow("rolled back");
+      expect(await store.read(claim.id)).toMatchObject({ journal: null });
+      await within(true);
+      expect(await store.read(claim.id)).toMatchObject({ journal: bytesOf("done") });
+      await store.settle(completion(token));
+      const late = transactions().run((_, executor) => transactions().append!(executor, entry));
+      expect(await late).toEqual({ kind: "stale" });
+    });
+
+    it("SM-14: a completion over what expired forgets what its steps did", async () => {
+      const claim = claimOf();
+      const token = await acquire(store, claim);
+      await store.append!({ ...token, bytes: bytesOf("done") });
+      await fixture.elapse(365 * 86_400_000);
+      await run(duplicateOf(claim));
+      expect(await store.read(claim.id)).toMatchObject({ state: "completed", journal: null });
     });
 
     it("begin waits for a transaction that has the same key, and then knows its result", async () => {
@@ -387,6 +496,13 @@ describe.skipIf(missing).each([pgDriver, postgresJsDriver])(
         other.transactions.complete(executor, fresh, RESULT, RETENTION_MS),
       );
       await waiting.until(1);
+      const another = claimOf();
+      const waitingToo = waiter(another.id);
+      await other.transactions.run((_, executor) =>
+        other.transactions.completeAndCommit!(executor, another, RESULT, RETENTION_MS),
+      );
+      await waitingToo.until(1);
+      waitingToo.end();
       for (const { end } of [...waiters, waiting]) end();
     });
 

@@ -1,15 +1,19 @@
 import { afterAll, beforeAll, describe, it } from "vitest";
 import type { PostgresStore } from "../../src/stores/postgres.ts";
-import { type StoreCase, storeCases } from "../../src/testing/index.ts";
+import { enqueueCases, queueCases, type StoreCase, storeCases } from "../../src/testing/index.ts";
 import { missingPgbouncer, startPgbouncer } from "../servers/pgbouncer.ts";
+import { lateCommitCases } from "./late-commits.ts";
 import {
   type Driver,
   Fixture,
   missing,
   pgDriver,
   postgresJsDriver,
+  unpreparedPostgresJs,
   url,
 } from "./postgres-fixture.ts";
+
+const allCases = [...storeCases, ...queueCases, ...enqueueCases, ...lateCommitCases];
 
 function conforms(
   cases: readonly StoreCase[],
@@ -30,23 +34,23 @@ function conforms(
 
   for (const storeCase of cases) {
     it(storeCase.name, async () => {
-      await fixture.admin.query(`TRUNCATE ${fixture.records}`);
+      await fixture.admin.query(`TRUNCATE ${fixture.records}; DELETE FROM ${fixture.queue}`);
       await storeCase.run(fixture.harness(store, another));
     });
   }
 }
 
 describe.skipIf(missing)(`postgresStore on pg${missing}`, () => {
-  conforms(storeCases, pgDriver);
+  conforms(allCases, pgDriver);
 });
 
 describe.skipIf(missing)(`postgresStore on postgres.js, with prepared statements${missing}`, () => {
-  conforms(storeCases, postgresJsDriver, { prepare: true });
+  conforms(allCases, postgresJsDriver, { prepare: true });
 });
 
 /** What a pooler could break: order, races, batches, and everything that is sent twice. */
-const pooled = storeCases.filter(({ name }) =>
-  /at once|one turn|one of them|SM-16|SM-5/.test(name),
+const pooled = allCases.filter(({ name }) =>
+  /at once|one turn|one of them|SM-16|SM-5|EN-8/.test(name),
 );
 const unpooled = missing || missingPgbouncer;
 
@@ -59,7 +63,7 @@ describe.skipIf(unpooled)(`postgresStore behind a transaction pooler${unpooled}`
 
   afterAll(() => pooler.close());
 
-  describe.each([pgDriver, postgresJsDriver])("on $name", (driver) => {
+  describe.each([pgDriver, unpreparedPostgresJs])("on $name", (driver) => {
     conforms(pooled, driver, { at: () => pooler.url });
   });
 });

@@ -1,7 +1,7 @@
 // The conformance suite on one kind of client, each case with an empty prefix of its own.
 
 import { afterAll, beforeAll, it, vi } from "vitest";
-import { storeCases } from "../../src/testing/index.ts";
+import { queueCases, storeCases } from "../../src/testing/index.ts";
 import { type ClientKind, harnessOf, type OpenClient } from "./redis-fixture.ts";
 
 /** A title that carries the reason of a skip. */
@@ -23,7 +23,7 @@ export function conformance(kind: ClientKind, ports: () => readonly number[]): v
     vi.restoreAllMocks();
   });
 
-  for (const storeCase of storeCases) {
+  for (const storeCase of [...storeCases, ...queueCases]) {
     it(storeCase.name, async () => {
       const harness = harnessOf(clients[0]!.client, clients[1]!.client, {
         evictionPolicy: "warn",

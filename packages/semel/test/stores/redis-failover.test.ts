@@ -142,12 +142,11 @@ describe.skipIf(missing)(titled("redisStore, when servers die,", missing), () =>
   it("`wait`: what no replica confirmed has an unknown outcome, and the same owner asks again", async () => {
     const primary = await start();
     const replica = await startReplica(primary);
-    const wait = { replicas: 1, timeout: "50ms" } as const;
     const client = await ready(open(primary));
-    const store = redisStore(client, { wait });
-    const done = claimOf("done");
-    await complete(store, done);
-    replica.signal("SIGSTOP");
+    const store = redisStore(client, { wait: { replicas: 1, timeout: "50ms" } });
+    const patient = redisStore(client, { wait: { replicas: 1, timeout: "20s" } });
+    await complete(patient, claimOf("done"));
+    await replica.signal("SIGSTOP");
     const claim = claimOf("k");
     const unknown = { code: "store-unavailable", message: expect.stringMatching(/replicas/) };
     await expect(store.begin(claim)).rejects.toMatchObject(unknown);
@@ -156,9 +155,9 @@ describe.skipIf(missing)(titled("redisStore, when servers die,", missing), () =>
     ).rejects.toMatchObject(unknown);
     // Nothing is written for a replay, so that there is nothing to be confirmed.
     expect(await store.begin(claimOf("done"))).toMatchObject({ kind: "done" });
-    replica.signal("SIGCONT");
+    await replica.signal("SIGCONT");
     const caughtUp = async () => Number(await connectionOf(client).send("", ["wait", "1", "1000"]));
     await expect.poll(caughtUp, { timeout: 20_000 }).toBe(1);
-    expect(await store.begin(claim)).toEqual({ kind: "acquired", attempt: 1, probe: false });
+    expect(await patient.begin(claim)).toEqual({ kind: "acquired", attempt: 1, probe: false });
   });
 });

@@ -6,7 +6,7 @@ import { createClient, createCluster } from "redis";
 import { recordId } from "../../src/key.ts";
 import type { AttemptToken, Claim, Ending, Store } from "../../src/store.ts";
 import { connectionOf, type RedisClient } from "../../src/stores/redis/clients.ts";
-import { Keyspace } from "../../src/stores/redis/keyspace.ts";
+import { Keyspace, SHARDS } from "../../src/stores/redis/keyspace.ts";
 import { type RedisStoreOptions, redisStore } from "../../src/stores/redis.ts";
 import { newOwner } from "../../src/testing/claims.ts";
 import type { StoreHarness } from "../../src/testing/index.ts";
@@ -77,35 +77,31 @@ export function newPrefix(): string {
 }
 
 /**
- * Moves the times of all records of some shards back; the servers' own expiry follows. A record that
- * has thereby expired is gone.
+ * Moves the times of all records of an index back; the server's own expiry follows. A record that
+ * has thereby expired is gone. ARGV[2] is the keys' beginning; an index of a shard has its own.
  */
 const ELAPSE = `
-local ms, prefix = tonumber(ARGV[1]), ARGV[2]
+local ms, prefix, places = tonumber(ARGV[1]), ARGV[2], redis.call('ZRANGE', KEYS[1], 0, -1)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function earlier(text, at)
   local value = struct.unpack('>I6', text, at)
   return struct.pack('>I6', value == 0 and 0 or math.max(value - ms, 1))
 end
-for i = 1, #KEYS do
-  local places = redis.call('ZRANGE', KEYS[i], 0, -1, 'WITHSCORES')
-  for n = 1, #places, 2 do
-    redis.call('ZINCRBY', KEYS[i], -ms, places[n])
-    local hex = string.gsub(places[n], '.', function(c) return string.format('%02x', string.byte(c)) end)
-    local key = string.gsub(KEYS[i], 'index$', '') .. hex
-    local text = redis.call('GET', key)
-    if text and #text >= 48 then
-      text = string.sub(text, 1, 25) .. earlier(text, 26) .. earlier(text, 32) .. earlier(text, 38)
-        .. string.sub(text, 44)
-      if string.byte(text, 2) == 1 then
-        text = string.sub(text, 1, -7) .. earlier(text, #text - 5)
-      end
-      local expires = struct.unpack('>I6', text, 38)
-      if expires == 0 then redis.call('SET', key, text)
-      elseif expires <= now then redis.call('DEL', key)
-      else redis.call('SET', key, text, 'PXAT', expires) end
+for n = 1, #places do
+  redis.call('ZINCRBY', KEYS[1], -ms, places[n])
+  local key = keyOf(prefix, places[n])
+  local text = redis.call('GET', key)
+  if text and #text >= 48 then
+    text = string.sub(text, 1, 22) .. earlier(text, 23) .. earlier(text, 29) .. earlier(text, 35)
+      .. string.sub(text, 41)
+    if string.byte(text, 22) == 1 then
+      text = string.sub(text, 1, -7) .. earlier(text, #text - 5)
     end
+    local expires = struct.unpack('>I6', text, 29)
+    if expires == 0 then redis.call('SET', key, text)
+    elseif expires <= now then redis.call('DEL', key)
+    else redis.call('SET', key, text, 'PXAT', expires) end
   end
 end
 return 0
@@ -113,12 +109,74 @@ return 0
 
 /** Everything under a prefix, by its indexes; orphans expire or go with the server. */
 const WIPE = `
+local places = redis.call('ZRANGE', KEYS[1], 0, -1)
+for n = 1, #places do
+  local key = keyOf(ARGV[2], places[n])
+  redis.call('DEL', key, key .. ':journal')
+end
+redis.call('DEL', KEYS[1])
+return 0
+`;
+
+const KEY_OF = `
+local function keyOf(prefix, id)
+  local hex = string.gsub(id, '.', function(c) return string.format('%02x', string.byte(c)) end)
+  return string.format('%s{%02x}%s', prefix, string.byte(id) % ${SHARDS}, hex)
+end
+`;
+
+/** The same for the items of some shards' queues. */
+const ELAPSE_ITEMS = `
+local ms = tonumber(ARGV[1])
+local function earlier(text, at)
+  local value = struct.unpack('>I6', text, at)
+  return struct.pack('>I6', value == 0 and 0 or math.max(value - ms, 1))
+end
 for i = 1, #KEYS do
-  for _, id in ipairs(redis.call('ZRANGE', KEYS[i], 0, -1)) do
-    local hex = string.gsub(id, '.', function(c) return string.format('%02x', string.byte(c)) end)
-    redis.call('DEL', (string.gsub(KEYS[i], 'index$', '')) .. hex)
+  local shard = string.gsub(KEYS[i], 'turns:0$', '')
+  for kind = 0, 1 do
+    for _, name in ipairs({'waiting', 'dead', 'done', 'fading'}) do
+      local list = shard .. 'items:' .. kind .. ':' .. name
+      for _, id in ipairs(redis.call('ZRANGE', list, 0, -1)) do
+        redis.call('ZINCRBY', list, -ms, id)
+        local item = shard .. 'item:' .. id
+        local text = redis.call('HGET', item, 'm')
+        if text then
+          local length = struct.unpack('>I2', text, 82)
+          redis.call('ZADD', shard .. 'turns:' .. kind, 'XX', 'INCR', -ms, id)
+          local due = shard .. 'due:' .. kind .. ':' .. string.sub(text, 88, 87 + length)
+          redis.call('ZADD', due, 'XX', 'INCR', -ms, id)
+          text = string.sub(text, 1, 31) .. earlier(text, 32) .. earlier(text, 38) .. earlier(text, 44)
+            .. string.sub(text, 50)
+          redis.call('HSET', item, 'm', text)
+          local expires = struct.unpack('>I6', text, 44)
+          if expires ~= 0 then redis.call('PEXPIREAT', item, string.format('%.0f', expires)) end
+        end
+      end
+    end
   end
-  redis.call('DEL', KEYS[i])
+end
+return 0
+`;
+
+const WIPE_ITEMS = `
+for i = 1, #KEYS do
+  local shard = string.gsub(KEYS[i], 'turns:0$', '')
+  for kind = 0, 1 do
+    for _, name in ipairs({'waiting', 'dead', 'done', 'fading'}) do
+      local list = shard .. 'items:' .. kind .. ':' .. name
+      for _, id in ipairs(redis.call('ZRANGE', list, 0, -1)) do
+        local text = redis.call('HGET', shard .. 'item:' .. id, 'm')
+        if text then
+          local length = struct.unpack('>I2', text, 82)
+          redis.call('DEL', shard .. 'line:' .. kind .. ':' .. string.sub(text, 50, 81))
+          redis.call('DEL', shard .. 'due:' .. kind .. ':' .. string.sub(text, 88, 87 + length))
+        end
+        redis.call('DEL', shard .. 'item:' .. id)
+      end
+      redis.call('DEL', list, shard .. 'turns:' .. kind)
+    end
+  end
 end
 return 0
 `;
@@ -127,24 +185,45 @@ async function overIndexes(
   client: RedisClient,
   prefix: string,
   source: string,
-  args: readonly string[],
+  ms: number,
 ): Promise<void> {
   const connection = connectionOf(client);
-  const { indexes } = new Keyspace(prefix);
-  const groups = connection.isCluster ? indexes.map((index) => [index]) : [indexes];
+  const { indexes } = new Keyspace(prefix, connection.isCluster);
   await Promise.all(
-    groups.map((keys) =>
-      connection.send(keys[0]!, ["eval", source, String(keys.length), ...keys, ...args]),
+    indexes.map((index) =>
+      connection.send(index, ["eval", KEY_OF + source, "1", index, String(ms), prefix]),
     ),
   );
 }
 
-export function elapse(client: RedisClient, prefix: string, ms: number): Promise<void> {
-  return overIndexes(client, prefix, ELAPSE, [String(ms), prefix]);
+async function overQueues(
+  client: RedisClient,
+  prefix: string,
+  source: string,
+  ms: number,
+): Promise<void> {
+  const connection = connectionOf(client);
+  const { queues } = new Keyspace(prefix, connection.isCluster);
+  const groups = connection.isCluster ? queues.map((key) => [key]) : [queues];
+  await Promise.all(
+    groups.map((keys) =>
+      connection.send(keys[0]!, ["eval", source, String(keys.length), ...keys, String(ms)]),
+    ),
+  );
 }
 
-export function wipe(client: RedisClient, prefix: string): Promise<void> {
-  return overIndexes(client, prefix, WIPE, []);
+export async function elapse(client: RedisClient, prefix: string, ms: number): Promise<void> {
+  await overIndexes(client, prefix, ELAPSE, ms);
+  await overQueues(client, prefix, ELAPSE_ITEMS, ms);
+}
+
+export async function wipe(client: RedisClient, prefix: string): Promise<void> {
+  await overIndexes(client, prefix, WIPE, 0);
+  await overQueues(client, prefix, WIPE_ITEMS, 0);
+}
+
+export function keyOf(prefix: string, { id }: { id: string }): string {
+  return new Keyspace(prefix, false).record(id);
 }
 
 /** Damages a record where it lies, and leaves its expiry. */
@@ -154,8 +233,8 @@ export async function damage(
   id: string,
   how: "garbage" | "newer",
 ): Promise<void> {
-  const key = new Keyspace(prefix).record(id);
-  const [at, byte] = how === "newer" ? ["0", 2] : ["1", 99];
+  const key = keyOf(prefix, { id });
+  const [at, byte] = how === "newer" ? ["0", 2] : ["21", 99];
   await connectionOf(client).send(key, ["setrange", key, at as string, Buffer.of(byte as number)]);
 }
 

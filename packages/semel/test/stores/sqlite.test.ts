@@ -13,7 +13,7 @@ import type { AttemptToken, Claim, Ending, Store } from "../../src/store.ts";
 import { tablesOf } from "../../src/stores/sqlite/schema.ts";
 import { statementsFor } from "../../src/stores/sqlite/statements.ts";
 import { type SqliteStoreOptions, sqliteMigrations, sqliteStore } from "../../src/stores/sqlite.ts";
-import { storeCases } from "../../src/testing/index.ts";
+import { enqueueCases, queueCases, storeCases } from "../../src/testing/index.ts";
 import { type OpenDatabase, sqliteDrivers } from "../sqlite-drivers.ts";
 
 const DAY_MS = 86_400_000;
@@ -103,15 +103,17 @@ describe.each(sqliteDrivers)("sqliteStore on $name", (driver) => {
   }
 
   describe("conformance", () => {
-    for (const storeCase of storeCases) {
+    for (const storeCase of [...storeCases, ...queueCases, ...enqueueCases]) {
       it(storeCase.name, async () => {
-        const { database, store } = await migrated();
+        const { database, store } = await migrated({ transactions: open() });
         await storeCase.run({
           store,
           elapse: async (ms) => {
             const back = ["lease_until", "expires_at", "created_at", "updated_at"];
             const moved = back.map((column) => `${column} = ${column} - ${ms}`).join();
             database.exec(`UPDATE semel_records SET ${moved}`);
+            database.exec(`UPDATE semel_queue SET due_at = due_at - ${ms},
+              expires_at = expires_at - ${ms}, created_at = created_at - ${ms}`);
           },
           another: async () => sqliteStore(open()),
           damage: async (id, how) => {
@@ -193,9 +195,9 @@ describe.each(sqliteDrivers)("sqliteStore on $name", (driver) => {
       database.exec("UPDATE semel_schema SET version = 0");
       await expect(sqliteStore(database).read(recordId("", "k"))).rejects.toMatchObject({
         code: "store-unusable",
-        message: expect.stringMatching(/schema 0 of 1.*store\.migrate\(\)/),
+        message: expect.stringMatching(/schema 0 of 3.*store\.migrate\(\)/),
       });
-      database.exec("UPDATE semel_schema SET version = 2");
+      database.exec("UPDATE semel_schema SET version = 4");
       const newer = { code: "store-unusable", message: expect.stringMatching(/newer.*upgrade/) };
       const store = sqliteStore(database);
       await expect(store.begin(claimOf("k"))).rejects.toMatchObject(newer);

@@ -9,11 +9,11 @@ import { memoryStore } from "../../src/stores/memory.ts";
 import { sqliteStore } from "../../src/stores/sqlite.ts";
 import { type Front, memoryFront, tieredStore } from "../../src/stores/tiered.ts";
 import { claimOf, completion, duplicateOf } from "../../src/testing/claims.ts";
-import { faultyStore, storeCases } from "../../src/testing/index.ts";
+import { faultyStore, queueCases, storeCases } from "../../src/testing/index.ts";
 import { sqliteDrivers } from "../sqlite-drivers.ts";
 
 describe("over memory", () => {
-  for (const { name, needs, run } of storeCases) {
+  for (const { name, needs, run } of [...storeCases, ...queueCases]) {
     // A copy in the front is not the record that gets damaged.
     test.skipIf(needs.includes("damage"))(name, async () => {
       let now = 1_000_000;

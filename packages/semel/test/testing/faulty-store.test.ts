@@ -4,8 +4,9 @@ import { expect, test } from "vitest";
 import { StoreUnavailable } from "../../src/errors.ts";
 import type { Store } from "../../src/store.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
-import { acquire, claimOf, completion, voiding } from "../../src/testing/claims.ts";
+import { acquire, claimOf, completion, newOwner, voiding } from "../../src/testing/claims.ts";
 import { faultyStore, type StoreMethod } from "../../src/testing/index.ts";
+import { dead, itemClaim, itemOf } from "../../src/testing/queue-items.ts";
 
 function gate() {
   let open = () => {};
@@ -25,9 +26,12 @@ function everyCall(store: Store): Record<StoreMethod, () => Promise<unknown>> {
   const claim = claimOf();
   const { id } = claim;
   const token = { id, attempt: 1, owner: claim.owner };
+  const [queue, item] = [store.queue!, itemOf()];
+  const claimed = { id: item.id, started: 1, owner: newOwner() };
   return {
     begin: () => store.begin(claim),
     renew: () => store.renew({ ...token, leaseMs: 1_000, lapsedRetentionMs: null }),
+    append: () => store.append!({ ...token, bytes: Buffer.from("step") }),
     read: () => store.read(id),
     settle: () => store.settle({ ...token, kind: "hold", reason: "unsure", retentionMs: null }),
     resolve: () => store.resolve({ id, kind: "open", retentionMs: 1_000 }),
@@ -36,6 +40,16 @@ function everyCall(store: Store): Record<StoreMethod, () => Promise<unknown>> {
     stats: () => store.stats(),
     delete: () => store.delete(id),
     sweep: () => store.sweep(10),
+    "queue.add": () => queue.add([item], { dueInMs: 0 }),
+    "queue.claim": () => queue.claim(itemClaim({ owner: claimed.owner })),
+    "queue.renew": () => queue.renew([claimed], 1_000),
+    "queue.read": () => queue.read(item.id),
+    "queue.finish": () => queue.finish([dead(claimed)]),
+    "queue.revive": () => queue.revive(item.id),
+    "queue.list": () => queue.list({ limit: 10 }),
+    "queue.stats": () => queue.stats(),
+    "queue.remove": () => queue.remove(item.id),
+    "queue.sweep": () => queue.sweep(10),
   };
 }
 
@@ -46,6 +60,7 @@ test("without a plan every method answers as the store does, and is counted", as
   expect(answers).toMatchObject({
     begin: { kind: "acquired" },
     renew: { kind: "renewed" },
+    append: { kind: "settled" },
     read: { state: "running" },
     settle: { kind: "settled" },
     resolve: { kind: "resolved" },
@@ -54,11 +69,26 @@ test("without a plan every method answers as the store does, and is counted", as
     stats: { states: { void: 1 } },
     delete: { kind: "deleted" },
     sweep: 0,
+    "queue.add": { kind: "settled" },
+    "queue.claim": [{ id: expect.any(String), started: 1 }],
+    "queue.renew": [{ kind: "renewed" }],
+    "queue.read": { state: "waiting" },
+    "queue.finish": [{ kind: "settled" }],
+    "queue.revive": true,
+    "queue.list": { items: [{ state: "waiting", finished: 0 }] },
+    "queue.stats": { states: { effect: { waiting: 1 } } },
+    "queue.remove": true,
+    "queue.sweep": 0,
   });
   expect(store.name).toBe("memory");
   expect(store.injected).toBe(0);
-  expect(new Set(Object.values(store.calls))).toEqual(new Set([1, 10]));
-  expect(store.calls.total).toBe(10);
+  expect(new Set(Object.values(store.calls))).toEqual(new Set([1, 21]));
+  expect(store.calls.total).toBe(21);
+});
+
+test("a store without a queue stays one", () => {
+  const { queue: _queue, ...store } = { ...memoryStore() };
+  expect(faultyStore(store as Store).queue).toBeUndefined();
 });
 
 test("every method can fail", async () => {

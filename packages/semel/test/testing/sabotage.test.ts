@@ -3,7 +3,13 @@
 
 import { AssertionError } from "node:assert";
 import { describe, expect, test } from "vitest";
-import { type StoreCase, type StoreHarness, storeCases } from "../../src/testing/index.ts";
+import {
+  queueCases,
+  type StoreCase,
+  type StoreHarness,
+  storeCases,
+} from "../../src/testing/index.ts";
+import { openMemoryQueue, queueSaboteurs } from "./queue-saboteurs.ts";
 import { openMemory } from "./saboteur.ts";
 import { memorySaboteurs } from "./saboteurs.ts";
 import { openSqlite, sqlSaboteurs } from "./sql-saboteurs.ts";
@@ -13,8 +19,11 @@ function isRunnable({ needs }: StoreCase, harness: StoreHarness): boolean {
 }
 
 /** What the suite has against a store: the first case that fails, and how. */
-async function verdictOn(open: () => StoreHarness | Promise<StoreHarness>) {
-  for (const storeCase of storeCases) {
+async function verdictOn(
+  open: () => StoreHarness | Promise<StoreHarness>,
+  cases: readonly StoreCase[] = storeCases,
+) {
+  for (const storeCase of cases) {
     const harness = await open();
     try {
       if (isRunnable(storeCase, harness)) await storeCase.run(harness);
@@ -29,7 +38,7 @@ async function verdictOn(open: () => StoreHarness | Promise<StoreHarness>) {
 
 /** A saboteur that merely breaks down proves nothing: an assertion must have found it out. */
 function assertFoundOut(name: string, verdict: { error: unknown } | undefined): void {
-  if (verdict === undefined) throw new Error(`"${name}" passed all ${storeCases.length} cases`);
+  if (verdict === undefined) throw new Error(`"${name}" passed all cases`);
   const { error } = verdict;
   const isFinding =
     error instanceof AssertionError || (error as Error).cause instanceof AssertionError;
@@ -37,7 +46,7 @@ function assertFoundOut(name: string, verdict: { error: unknown } | undefined): 
 }
 
 test("every case has a name of its own", () => {
-  const names = storeCases.map((storeCase) => storeCase.name);
+  const names = [...storeCases, ...queueCases].map((storeCase) => storeCase.name);
   expect(new Set(names).size).toBe(names.length);
 });
 
@@ -48,6 +57,17 @@ describe("the memory store", () => {
 
   for (const { name, open } of memorySaboteurs) {
     test(`is found out when ${name}`, async () => assertFoundOut(name, await verdictOn(open)));
+  }
+});
+
+describe("the memory store's queue", () => {
+  test("honestly wrapped, it passes", async () => {
+    expect(await verdictOn(() => openMemoryQueue(), queueCases)).toBeUndefined();
+  });
+
+  for (const { name, open } of queueSaboteurs) {
+    test(`is found out when ${name}`, async () =>
+      assertFoundOut(name, await verdictOn(open, queueCases)));
   }
 });
 

@@ -27,6 +27,7 @@ function delegate(store: Store): Store {
     name: store.name,
     begin: (claim) => store.begin(claim),
     settle: (ending) => store.settle(ending),
+    append: (entry) => store.append!(entry),
     renew: (renewal) => store.renew(renewal),
     read: (id) => store.read(id),
     sweep: (limit) => store.sweep(limit),
@@ -80,6 +81,7 @@ export function renaming(rename: (id: RecordId, claim?: { key: string }) => Reco
   return (honest) => ({
     begin: (claim) => honest.begin({ ...claim, id: rename(claim.id, claim) }),
     settle: (ending) => honest.settle({ ...ending, id: rename(ending.id) }),
+    append: (entry) => honest.append!({ ...entry, id: rename(entry.id) }),
     renew: (renewal) => honest.renew({ ...renewal, id: rename(renewal.id) }),
     read: async (id) => {
       const record = await honest.read(rename(id));

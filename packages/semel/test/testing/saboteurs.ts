@@ -32,14 +32,52 @@ const fencing: readonly Saboteur[] = [
       }),
     ),
   ),
-  ...(["owner", "attempt"] as const).map((field) =>
+  ...(["owner", "attempt"] as const).flatMap((field) => [
+    saboteur(`append does not test the ${field}`, (honest) => ({
+      append: async (entry) => {
+        const found = await honest.read(entry.id);
+        return honest.append!({ ...entry, ...(found && { [field]: found[field] }) });
+      },
+    })),
     saboteur(`renew does not test the ${field}`, (honest) => ({
       renew: async (renewal) => {
         const found = await honest.read(renewal.id);
         return honest.renew({ ...renewal, ...(found && { [field]: found[field] }) });
       },
     })),
-  ),
+  ]),
+  saboteur("append refuses a lapsed lease", (honest) => ({
+    append: async (entry) =>
+      isLapsed(await honest.read(entry.id)) ? { kind: "stale" } : honest.append!(entry),
+  })),
+  saboteur("append keeps the last entry only", () => {
+    const entries = new Map<string, Uint8Array>();
+    return {
+      append: async (entry) => {
+        entries.set(entry.id, entry.bytes);
+        return { kind: "settled" };
+      },
+    };
+  }),
+  saboteur("append answers before it has tested anything", (honest) => ({
+    append: async (entry) => {
+      await honest.append!(entry);
+      return { kind: "settled" };
+    },
+  })),
+  saboteur("a takeover forgets the journal", (honest) => ({
+    read: async (id) => {
+      const record = await honest.read(id);
+      return record && { ...record, journal: record.attempt > 1 ? null : record.journal };
+    },
+  })),
+  saboteur("a listing reads journals", (honest) => ({
+    list: async (query) => {
+      const page = await honest.list(query);
+      const records = page.records.map((record) => ({ ...record, journal: new Uint8Array(1) }));
+      return { ...page, records };
+    },
+  })),
   saboteur("renew refuses a lapsed lease", (honest) => ({
     renew: async (renewal) =>
       isLapsed(await honest.read(renewal.id)) ? { kind: "stale" } : honest.renew(renewal),

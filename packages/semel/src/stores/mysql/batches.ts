@@ -93,6 +93,6 @@ function assertFits<Item>(
   const [item] = part;
   if (part.length > 1 || bytesOf(item!) + FRAME_BYTES <= packetBytesMax) return;
   throw new StoreFull(
-    `The record takes more than the ${packetBytesMax} bytes that MySQL accepts at once, at two for each byte of its result; raise \`max_allowed_packet\`, or lower \`maxResultBytes\``,
+    `The record takes more than the ${packetBytesMax} bytes that MySQL accepts at once, at two for each byte of its result or of a step's; raise \`max_allowed_packet\`, or lower \`maxResultBytes\``,
   );
 }

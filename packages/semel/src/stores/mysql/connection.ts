@@ -4,7 +4,7 @@
 import { setTimeout as delay } from "node:timers/promises";
 import { StoreUnavailable, StoreUnusable } from "../../errors.ts";
 import type { SqlExecutor } from "../../store.ts";
-import { isContended, storeError } from "./errors.ts";
+import { isAnswered, isContended, storeError } from "./errors.ts";
 
 /** A statement as Semel sends it; the options undo what a pool may be set to. */
 export interface MysqlQuery {
@@ -86,8 +86,7 @@ export class MysqlStatements implements StatementRunner {
     const since = performance.now();
     for (let pauseMs = 5; ; pauseMs = Math.min(2 * pauseMs, PAUSE_MS_MAX)) {
       try {
-        const [result] = await within(this.#pool.query(queryOf(sql)), this.#queryTimeoutMs);
-        return result;
+        return await this.#once(sql);
       } catch (error) {
         const isOver = performance.now() - since >= this.#lockTimeoutMs;
         if (isOver || !isContended(error)) throw storeError(error);
@@ -96,6 +95,45 @@ export class MysqlStatements implements StatementRunner {
       // is short and bounded. The jitter keeps processes from meeting again.
       await delay(Math.random() * pauseMs);
     }
+  }
+
+  /** A connection that stays silent is given up: the pool would keep it, and wait for it for ever. */
+  async #once(sql: string): Promise<unknown> {
+    const since = performance.now();
+    const connection = await connectionOf(this.#pool, this.#queryTimeoutMs);
+    let isUsable = true;
+    try {
+      const leftMs = Math.max(1, this.#queryTimeoutMs - (performance.now() - since));
+      const [result] = await within(connection.query(queryOf(sql)), leftMs);
+      return result;
+    } catch (error) {
+      isUsable = isAnswered(error);
+      throw error;
+    } finally {
+      if (isUsable) connection.release();
+      else connection.destroy();
+    }
+  }
+}
+
+/**
+ * A connection of the pool; one that comes too late goes back to it.
+ *
+ * @throws {StoreUnavailable}
+ */
+export async function connectionOf<Connection extends MysqlConnection>(
+  pool: MysqlPool<Connection>,
+  timeoutMs: number,
+): Promise<Connection> {
+  const connecting = pool.getConnection();
+  try {
+    return await within(connecting, timeoutMs);
+  } catch (error) {
+    connecting.then(
+      (connection) => connection.release(),
+      () => {},
+    );
+    throw error;
   }
 }
 
@@ -108,17 +146,21 @@ export function statementsOf(executor: SqlExecutor): StatementRunner {
 }
 
 /** Whether a transaction is open on a connection. */
-export async function isInTransaction(connection: MysqlConnection): Promise<boolean> {
-  const [header] = await connection.query(queryOf("DO 0"));
+export async function isInTransaction(
+  connection: MysqlConnection,
+  timeoutMs: number,
+): Promise<boolean> {
+  const [header] = await within(connection.query(queryOf("DO 0")), timeoutMs);
   return ((header as ResultHeader).serverStatus ?? 0) % 2 === SERVER_STATUS_IN_TRANS;
 }
 
-/** An executor on a connection. */
-export function executorOn(connection: MysqlConnection): SqlExecutor {
+/** An executor on a connection; a statement without an answer in time is given up. */
+export function executorOn(connection: MysqlConnection, timeoutMs: number): SqlExecutor {
   return {
     dialect: "mysql",
     async query(sql, parameters) {
-      const [result] = await connection.query(queryOf(sql), [...parameters]);
+      const asked = connection.query(queryOf(sql), [...parameters]);
+      const [result] = await within(asked, timeoutMs);
       if (Array.isArray(result)) return { rows: result, changes: 0 };
       return { rows: [], changes: (result as ResultHeader).affectedRows };
     },

@@ -89,9 +89,25 @@ function meaningOf(error: unknown): Meaning | undefined {
   return MEANINGS.get(errno);
 }
 
+/** A column that was to be added is there (ER_DUP_FIELDNAME), whoever wrapped that. */
+export function isThereAlready(error: unknown): boolean {
+  const { errno, cause } = (error ?? {}) as DriverError & { cause?: DriverError };
+  return (errno ?? cause?.errno) === 1060;
+}
+
 /** The statement was undone because others had its rows: the same may succeed later. */
 export function isContended(error: unknown): boolean {
   return meaningOf(error) === "contended";
+}
+
+/**
+ * The server said so, and its connection can serve others. One to a server that takes no writes is
+ * better made anew: after a failover it leads to the primary.
+ */
+export function isAnswered(error: unknown): boolean {
+  const meaning = meaningOf(error);
+  const { errno } = (error ?? {}) as DriverError;
+  return typeof errno === "number" && meaning !== "lost" && meaning !== "read-only";
 }
 
 /** The statement was undone because of one of its items: the others may succeed without it. */
@@ -142,7 +158,7 @@ export function storeError(error: unknown): SemelError {
       );
     case "permission":
       return new StoreUnusable(
-        `The MySQL user lacks a permission (${message}); it needs SELECT, INSERT, UPDATE and DELETE on Semel's tables, and CREATE to migrate`,
+        `The MySQL user lacks a permission (${message}); it needs SELECT, INSERT, UPDATE and DELETE on Semel's tables, and CREATE and ALTER to migrate`,
         options,
       );
     case "read-only":

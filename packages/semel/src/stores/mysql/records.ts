@@ -1,6 +1,7 @@
 // Rows of the MySQL store as the records that the contract speaks of.
 
-import type { RecordId, StoredRecord } from "../../store.ts";
+import { StoreFull } from "../../errors.ts";
+import type { AttemptToken, RecordId, SettleAnswer, StoredRecord } from "../../store.ts";
 import { type RecordRow, type SqlInteger, storedRecord } from "../sql-record.ts";
 import type { StatementRunner } from "./connection.ts";
 
@@ -69,6 +70,26 @@ export function liveRecord(row: FoundRow | undefined): StoredRecord | undefined 
 
 function isExpired({ expires }: FoundRow): boolean {
   return expires !== null && Number(expires) <= 0;
+}
+
+/**
+ * What became of an append that was not counted (SM-14).
+ *
+ * @param isWritten whether the row has the receipt of the statement
+ * @throws {StoreFull} when the record still runs this attempt: its journal has no room
+ */
+export function appendAnswer(
+  row: FoundRow | undefined,
+  { attempt, owner }: AttemptToken,
+  isWritten: boolean,
+): SettleAnswer {
+  if (isWritten) return { kind: "settled" };
+  const record = liveRecord(row);
+  const isOwn = record?.attempt === attempt && record.owner === owner;
+  if (!isOwn || record?.state !== "running") return { kind: "stale" };
+  throw new StoreFull(
+    "The results of the operation's steps take more than MySQL accepts at once; raise `max_allowed_packet`, or let steps return less",
+  );
 }
 
 export function textOf(value: Text): string {

@@ -1,13 +1,15 @@
 // The tables of the MySQL store, version by version. Migrations only ever go forward, and one that
 // has been released is never edited. MySQL commits each statement that changes a table by itself, so
-// every statement is one that may run again.
+// every statement is one that may run again, or says that it is done already.
 
 import { StoreUnusable } from "../../errors.ts";
 import type { StatementRunner } from "./connection.ts";
+import { isThereAlready } from "./errors.ts";
 
 export interface MysqlTables {
   records: string;
   schema: string;
+  queue: string;
   /** The records' table as a name, not quoted. */
   recordsName: string;
 }
@@ -18,13 +20,14 @@ export function tablesOf(table: string): MysqlTables {
   return {
     records: named("records"),
     schema: named("schema"),
+    queue: named("queue"),
     recordsName: `${table}_records`,
   };
 }
 
 /** A migration's statements, for drivers that take one at a time. */
 function migrationsOf(table: string): string[][] {
-  const { records, schema } = tablesOf(table);
+  const { records, schema, queue } = tablesOf(table);
   return [
     [
       `CREATE TABLE IF NOT EXISTS ${schema} (
@@ -54,12 +57,45 @@ function migrationsOf(table: string): string[][] {
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC`,
       `INSERT IGNORE INTO ${schema} (version) VALUES (1)`,
     ],
+    [
+      `ALTER TABLE ${records} ADD COLUMN journal LONGBLOB -- what steps have done
+`,
+      `INSERT IGNORE INTO ${schema} (version) VALUES (2)`,
+    ],
+    [
+      `CREATE TABLE IF NOT EXISTS ${queue} (
+  id BINARY(16) NOT NULL PRIMARY KEY,
+  operation BINARY(16) NOT NULL,        -- the id of its record
+  kind TINYINT NOT NULL,                -- 0 task, 1 effect
+  name VARBINARY(1020) NOT NULL,        -- UTF-8
+  scope VARBINARY(3072) NOT NULL,       -- UTF-8
+  \`key\` VARBINARY(255) NOT NULL,        -- ASCII
+  place INT NOT NULL,                   -- from 0, within operation and kind
+  turn INT,                             -- the place of what waits
+  state TINYINT NOT NULL,               -- 0 waiting, 1 done, 2 dead
+  started INT NOT NULL,                 -- how often it was claimed
+  finished INT NOT NULL,                -- how often somebody said how that ended
+  owner BINARY(16),                     -- whose claim it is
+  due_at BIGINT,                        -- when it may be claimed (again), NULL where it does not wait
+  created_at BIGINT NOT NULL,
+  expires_at BIGINT,                    -- NULL: kept
+  receipt INT,                          -- of the statement that wrote it last
+  error LONGBLOB,                       -- UTF-8
+  payload LONGBLOB NOT NULL,
+  KEY due (kind, name, due_at),
+  KEY turn (operation, kind, turn),
+  KEY state (state, created_at, id),
+  KEY expiry (expires_at, state, kind)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC`,
+      `INSERT IGNORE INTO ${schema} (version) VALUES (3)`,
+    ],
   ];
 }
 
 /**
  * The SQL of every migration, in order; the version of the schema is how many have been applied.
- * Each is a script whose statements may run again.
+ * Each is a script whose statements may run again; one that adds a column then fails with the error
+ * 1060, which says that the column is there.
  *
  * @param table the prefix of the tables' names
  * @default table "semel"
@@ -72,7 +108,12 @@ export function mysqlMigrations(table = "semel"): string[] {
 /** Brings the database to the newest schema; does nothing to one that is there (or beyond). */
 export async function applyMigrations(run: StatementRunner, table: string): Promise<void> {
   const version = await schemaVersion(run, table);
-  for (const sql of migrationsOf(table).slice(version).flat()) await run.change(sql);
+  for (const sql of migrationsOf(table).slice(version).flat()) {
+    await run.change(sql).catch((error: unknown) => {
+      // Another process was faster, or one before was broken off.
+      if (!isThereAlready(error)) throw error;
+    });
+  }
 }
 
 /** What the server is set to, as far as the store has to know. */

@@ -7,6 +7,7 @@ import type {
   AttemptToken,
   CrashPolicy,
   Ending,
+  JournalEntry,
   RecordId,
   RecordState,
   Renewal,
@@ -22,7 +23,7 @@ const { rerun: RERUN } = CRASH_POLICY_CODES;
  * The server's own clock in milliseconds (SM-19), the same throughout a statement. In UTC, because a
  * session's time zone has an hour that comes twice.
  */
-const NOW =
+export const NOW =
   "(TIMESTAMPDIFF(MICROSECOND, TIMESTAMP'1970-01-01 00:00:00', UTC_TIMESTAMP(3)) DIV 1000)";
 const EXPIRED = `r.expires_at <= ${NOW}`;
 const LIVE = `(r.expires_at IS NULL OR r.expires_at > ${NOW})`;
@@ -34,11 +35,23 @@ const LAPSED_HELD = `(${LAPSED} AND r.on_crash <> ${RERUN})`;
  * expiry, which means the same in every format.
  */
 const WRITABLE = `r.format = ${RECORD_FORMAT} AND ${LIVE}`;
+/** Of an attempt whose number and owner are still to be tested: it may write. */
+export const RUNNABLE = `${WRITABLE} AND r.state = ${RUNNING}`;
 /** Read by `recordRow()`. Whether there is a result costs nothing; to read it may. */
 const COLUMNS = `LOWER(HEX(r.id)) AS id, r.scope, r.\`key\`, r.fingerprint, r.format, r.state, r.attempt,
   r.crashes, LOWER(HEX(r.owner)) AS owner, r.on_crash AS policy, r.lease_until - ${NOW} AS lease,
-  r.reason, r.created_at AS created, r.updated_at AS updated, r.expires_at - ${NOW} AS expires,
-  r.result IS NOT NULL AS finished, r.receipt`;
+  r.reason, r.created_at AS created, r.updated_at AS updated, ${NOW} - r.created_at AS age,
+  r.expires_at - ${NOW} AS expires, r.result IS NOT NULL AS finished, r.receipt`;
+/** What a row has besides its result and journal, at most: a row must fit a packet to be read. */
+const ROW_BYTES_MAX = 65_536;
+/** Read besides, where they are asked for: both may be large. */
+const PARTS = {
+  head: "NULL AS result, NULL AS journal",
+  replay: "r.result, NULL AS journal",
+  // Only a completed record has both, and nothing runs again to need its journal.
+  whole: `r.result, IF(r.state = ${COMPLETED} AND LENGTH(r.result) + LENGTH(r.journal)
+    + ${ROW_BYTES_MAX} > @@max_allowed_packet, NULL, r.journal) AS journal`,
+} as const;
 
 /** What becomes of a record: the columns that a transition writes. */
 export interface NextState {
@@ -82,13 +95,13 @@ export function statementsFor(tables: MysqlTables) {
   const { records } = tables;
   return {
     /** Records by id, expired ones too. */
-    find: (ids: readonly RecordId[], part: "whole" | "head", lock: Lock = "") =>
-      `SELECT ${COLUMNS}, ${part === "whole" ? "r.result" : "NULL"} AS result
+    find: (ids: readonly RecordId[], part: keyof typeof PARTS, lock: Lock = "") =>
+      `SELECT ${COLUMNS}, ${PARTS[part]}
         FROM ${records} AS r WHERE r.id IN (${ids.map(hexadecimal)}) ${lock}`,
 
-    /** As `find`; a row without a record tells the time of the server where there is none. */
+    /** As `find` for a replay; a row without a record tells the time of the server where there is none. */
     findTimed: (ids: readonly RecordId[], lock: Lock) =>
-      `SELECT clock.instant, ${COLUMNS}, r.result AS result
+      `SELECT clock.instant, ${COLUMNS}, ${PARTS.replay}
         FROM (SELECT ${NOW} AS instant) AS clock
         LEFT JOIN ${records} AS r ON r.id IN (${ids.map(hexadecimal)}) ${lock}`,
 
@@ -105,6 +118,7 @@ export function statementsFor(tables: MysqlTables) {
         r.attempt = item.attempt, r.crashes = item.crashes, r.owner = item.owner,
         r.on_crash = item.policy, r.lease_until = ${NOW} + item.lease, r.reason = item.reason,
         r.result = NULL, r.expires_at = ${NOW} + item.life,
+        r.journal = IF(item.was = ${FROM_CODES.expired}, NULL, r.journal),
         r.created_at = IF(item.was = ${FROM_CODES.expired}, ${NOW}, r.created_at),
         r.updated_at = IF(item.changes, ${NOW}, r.updated_at)
       WHERE (item.was = ${FROM_CODES.expired} AND ${EXPIRED})
@@ -124,6 +138,18 @@ export function statementsFor(tables: MysqlTables) {
         r.expires_at = ${NOW} + ${each(endings, ({ retentionMs }) => integer(retentionMs))}
       WHERE ${areOwned(endings)}`,
 
+    /**
+     * SM-14. `CONCAT` gives NULL, and no error, for what is longer than a packet: an entry for which
+     * there is no room is therefore refused like one of a stranger.
+     */
+    append: (entries: readonly JournalEntry[], receipt: number) =>
+      `UPDATE ${records} AS r FORCE INDEX (PRIMARY)
+      SET r.journal = CONCAT(COALESCE(r.journal, x''), ${each(entries, (entry) => bytes(entry.bytes))}),
+        r.receipt = ${integer(receipt)}
+      WHERE ${areOwned(entries)}
+        AND COALESCE(LENGTH(r.journal), 0) + ${each(entries, (entry) => entry.bytes.byteLength)}
+          + ${ROW_BYTES_MAX} <= @@max_allowed_packet`,
+
     /** SM-11. */
     renew: (renewals: readonly Renewal[]) =>
       `UPDATE ${records} AS r FORCE INDEX (PRIMARY)
@@ -139,11 +165,18 @@ export function statementsFor(tables: MysqlTables) {
         r.on_crash = IF(${EXPIRED} OR r.state = ${OPEN}, ${CRASH_POLICY_CODES[record.onCrash]}, r.on_crash),
         r.created_at = IF(${EXPIRED}, ${NOW}, r.created_at), r.format = ${RECORD_FORMAT},
         r.fingerprint = ${text(record.fingerprint)}, r.owner = ${hexadecimal(record.owner)},
-        r.lease_until = NULL, r.reason = NULL, r.result = ${bytes(record.result)},
+        r.lease_until = NULL, r.reason = NULL, r.result = ${bytes(record.result)}, r.journal = NULL,
         r.state = ${COMPLETED}, r.updated_at = ${NOW}, r.expires_at = ${NOW} + ${integer(record.lifeMs)}
       WHERE r.id = ${hexadecimal(record.id)} AND (${EXPIRED}
         OR (${WRITABLE} AND r.fingerprint = ${text(record.fingerprint)} AND (r.state = ${OPEN}
           OR (${LAPSED} AND r.on_crash = ${RERUN} AND r.crashes + 1 < ${integer(attemptsMax)}))))`,
+
+    /** What was completed in a transaction that goes on without it. */
+    reopen: (tokens: readonly AttemptToken[], retentionMs: number) =>
+      `UPDATE ${records} AS r FORCE INDEX (PRIMARY)
+      SET r.state = ${OPEN}, r.result = NULL, r.updated_at = ${NOW},
+        r.expires_at = ${NOW} + ${integer(retentionMs)}
+      WHERE ${areTheirs(tokens)} AND r.state = ${COMPLETED}`,
 
     resolve: (resolution: Resolution) =>
       `UPDATE ${records} AS r
@@ -199,7 +232,7 @@ function list(records: string, { scope, state, olderThanMs, before, limit }: Lis
     wanted.push(`r.created_at <= ${created}`);
     wanted.push(`(r.created_at < ${created} OR r.id < ${hexadecimal(before.id)})`);
   }
-  return `SELECT ${COLUMNS}, NULL AS result
+  return `SELECT ${COLUMNS}, ${PARTS.head}
     FROM ${records} AS r FORCE INDEX (${isActive ? "state" : "created"})
     WHERE ${wanted.join(" AND ")}
     ORDER BY r.created_at DESC, r.id DESC LIMIT ${integer(limit)}`;
@@ -282,32 +315,37 @@ function lifeMs({ leaseMs, lapsedRetentionMs }: Renewal): number | null {
 
 /** SM-17, for each by itself. */
 function areOwned(tokens: readonly AttemptToken[]): string {
-  const owned = tokens.map(
-    ({ id, attempt, owner }) => `(${hexadecimal(id)}, ${integer(attempt)}, ${hexadecimal(owner)})`,
-  );
-  return `r.id IN (${tokens.map(({ id }) => hexadecimal(id))}) AND (r.id, r.attempt, r.owner) IN (${owned})
+  return `${areTheirs(tokens)}
         AND r.state = ${RUNNING} AND ${WRITABLE}`;
 }
 
-/** A value that each record has for itself, or all have in common. */
-function each<Item extends { id: RecordId }>(
+function areTheirs(tokens: readonly AttemptToken[]): string {
+  const owned = tokens.map(
+    ({ id, attempt, owner }) => `(${hexadecimal(id)}, ${integer(attempt)}, ${hexadecimal(owner)})`,
+  );
+  return `r.id IN (${tokens.map(({ id }) => hexadecimal(id))}) AND (r.id, r.attempt, r.owner) IN (${owned})`;
+}
+
+/** A value that each row has for itself, or all have in common. */
+export function each<Item extends { id: RecordId }>(
   items: readonly Item[],
   literalOf: (item: Item) => string | number,
+  alias = "r",
 ): string {
   const literals = items.map((item) => String(literalOf(item)));
   if (literals.every((literal) => literal === literals[0])) return literals[0]!;
   const cases = items.map(({ id }, n) => `WHEN ${hexadecimal(id)} THEN ${literals[n]}`);
-  return `CASE r.id ${cases.join(" ")} END`;
+  return `CASE ${alias}.id ${cases.join(" ")} END`;
 }
 
 /** Literals by the names of their columns. */
-type Item = Record<string, string | number>;
+export type Item = Record<string, string | number>;
 
 /**
  * A batch as a table, in its order: every version of every server can read this form. For short
  * values only: MariaDB keeps the last 16 bits of the length of what stands in one of several rows.
  */
-function table(items: readonly Item[]): string {
+export function table(items: readonly Item[]): string {
   const [first, ...others] = items;
   const named = Object.entries(first!).map(([column, value]) => `${value} AS ${column}`);
   const rows = [named, ...others.map((item) => Object.values(item))];
@@ -317,21 +355,21 @@ function table(items: readonly Item[]): string {
 const HEXADECIMAL = /^[0-9a-f]{32}$/;
 
 /** An id or an owner. */
-function hexadecimal(digits: string): string {
+export function hexadecimal(digits: string): string {
   if (HEXADECIMAL.test(digits)) return `x'${digits}'`;
   throw new InvalidOption("An id and an owner must be 32 lowercase hexadecimal digits");
 }
 
-function text(value: string | null): string {
+export function text(value: string | null): string {
   return value === null ? "NULL" : `x'${Buffer.from(value).toString("hex")}'`;
 }
 
-function bytes(value: Uint8Array | null): string {
+export function bytes(value: Uint8Array | null): string {
   if (value === null) return "NULL";
   return `x'${Buffer.from(value.buffer, value.byteOffset, value.byteLength).toString("hex")}'`;
 }
 
-function integer(value: number | null): string {
+export function integer(value: number | null): string {
   if (value === null) return "NULL";
   if (Number.isSafeInteger(value)) return String(value);
   throw new InvalidOption(`A time or a count must be a whole number, got ${value}`);

@@ -232,7 +232,7 @@ export async function proceed<Request extends { id: RecordId }, Answer>(
   for (let looks = 0; open.length > 0; looks++) {
     if (looks === LOOKS_MAX) throw tooContended();
     const ids = open.map(({ request }) => request.id);
-    const look = isTimed ? sql.findTimed(ids, lock) : sql.find(ids, "whole", lock);
+    const look = isTimed ? sql.findTimed(ids, lock) : sql.find(ids, "replay", lock);
     const { now, rows } = await find(run, look);
     for (const call of open) {
       try {

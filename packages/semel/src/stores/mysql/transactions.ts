@@ -3,14 +3,22 @@
 
 import { StoreUnavailable, StoreUnusable } from "../../errors.ts";
 import type {
+  AttemptToken,
   BeginAnswer,
   Claim,
   Ending,
+  JournalEntry,
+  QueueItem,
   SettleAnswer,
   SqlExecutor,
   StoreTransactions,
 } from "../../store.ts";
+import { assertAdding } from "../queue-checks.ts";
+import { distinctItems } from "../sql-item.ts";
+import { answerTo } from "../sql-record.ts";
+import { completeAlone } from "../transactions.ts";
 import {
+  connectionOf,
   executorOn,
   isInTransaction,
   type MysqlConnection,
@@ -20,25 +28,30 @@ import {
   within,
 } from "./connection.ts";
 import { isRetryable } from "./errors.ts";
-import { find, liveRecord } from "./records.ts";
+import { assertFits } from "./queue.ts";
+import type { QueueSql } from "./queue-statements.ts";
+import { appendAnswer, find, liveRecord } from "./records.ts";
+import type { MysqlSettings } from "./schema.ts";
 import type { MysqlSql } from "./statements.ts";
 import { beginStep, firstStep, proceed } from "./steps.ts";
 
 /** What `mysql2` allows a pool that was told nothing. */
 const CONNECTION_LIMIT_DEFAULT = 10;
 
+type TransactionSql = MysqlSql & { enqueue: QueueSql["add"] };
+
 export class MysqlTransactions<Connection extends MysqlConnection>
   implements StoreTransactions<Connection>
 {
   readonly #pool: MysqlPool<Connection>;
-  readonly #sql: MysqlSql;
+  readonly #sql: TransactionSql;
   readonly #queryTimeoutMs: number;
-  readonly #prepare: () => Promise<unknown>;
+  readonly #prepare: () => Promise<MysqlSettings>;
 
   constructor(
     pool: MysqlPool<Connection>,
-    sql: MysqlSql,
-    options: { queryTimeoutMs: number; prepare: () => Promise<unknown> },
+    sql: TransactionSql,
+    options: { queryTimeoutMs: number; prepare: () => Promise<MysqlSettings> },
   ) {
     this.#pool = pool;
     this.#sql = sql;
@@ -56,7 +69,7 @@ export class MysqlTransactions<Connection extends MysqlConnection>
     work: (transaction: Connection, executor: SqlExecutor) => Promise<Answer>,
   ): Promise<Answer> {
     await this.#prepare();
-    const connection = await this.#connect();
+    const connection = await connectionOf(this.#pool, this.#queryTimeoutMs);
     let isClean = false;
     try {
       // For this transaction alone: others that use the connection find it as they left it. Without
@@ -82,13 +95,13 @@ export class MysqlTransactions<Connection extends MysqlConnection>
    * that keeps the error to itself would be recorded without what it wrote before.
    */
   #executor(connection: Connection): SqlExecutor {
-    const { dialect, query } = executorOn(connection);
+    const { dialect, query } = executorOn(connection, this.#queryTimeoutMs);
     let isChecked = false;
     return {
       dialect,
       query: async (sql, parameters) => {
         // MySQL has no other way to ask than what the answer to a statement says.
-        if (!isChecked && !(await isInTransaction(connection))) {
+        if (!isChecked && !(await isInTransaction(connection, this.#queryTimeoutMs))) {
           throw new StoreUnusable(
             "The handler's transaction was ended before its result was recorded: by a deadlock whose error the handler kept to itself, or by a statement that commits; let errors through, and leave the end to Semel",
           );
@@ -97,19 +110,6 @@ export class MysqlTransactions<Connection extends MysqlConnection>
         return query(sql, parameters);
       },
     };
-  }
-
-  async #connect(): Promise<Connection> {
-    const connecting = this.#pool.getConnection();
-    try {
-      return await within(connecting, this.#queryTimeoutMs);
-    } catch (error) {
-      connecting.then(
-        (connection) => connection.release(),
-        () => {},
-      );
-      throw error;
-    }
   }
 
   async #ask(connection: Connection, sql: string): Promise<void> {
@@ -151,6 +151,42 @@ export class MysqlTransactions<Connection extends MysqlConnection>
     return { kind: (await run.change(over)) === 1 ? "settled" : "stale" };
   }
 
+  async completeMany(
+    executor: SqlExecutor,
+    claims: readonly Claim[],
+    results: readonly Uint8Array[],
+    retentionMs: number,
+  ): Promise<BeginAnswer[]> {
+    const run = statementsOf(executor);
+    const ended = { state: "completed", leaseMs: null, lifeMs: retentionMs } as const;
+    const records = claims.map((claim, index) => {
+      return { ...firstStep(claim).insert, ...ended, result: results[index]! };
+    });
+    const fresh = { kind: "acquired", attempt: 1, probe: false } as const;
+    if ((await run.change(this.#sql.insert(records))) === claims.length) {
+      return claims.map(() => fresh);
+    }
+    const ids = claims.map(({ id }) => id);
+    const { rows } = await find(run, this.#sql.find(ids, "replay", "LOCK IN SHARE MODE"));
+    const answers: BeginAnswer[] = [];
+    for (const [index, claim] of claims.entries()) {
+      const seen = liveRecord(rows.get(claim.id));
+      const isOwn = seen?.owner === claim.owner && seen.state === "completed";
+      const answer = isOwn ? fresh : answerTo(claim, seen);
+      const alone = () => completeAlone(this, executor, claim, results[index]!, retentionMs);
+      answers.push(answer ?? (await alone()));
+    }
+    return answers;
+  }
+
+  async reopen(
+    executor: SqlExecutor,
+    tokens: readonly AttemptToken[],
+    retentionMs: number,
+  ): Promise<void> {
+    await statementsOf(executor).change(this.#sql.reopen(tokens, retentionMs));
+  }
+
   async begin(executor: SqlExecutor, claim: Claim): Promise<BeginAnswer> {
     const [answer] = await proceed(statementsOf(executor), this.#sql, [claim], {
       blind: ({ refuseLate }) => (refuseLate ? undefined : firstStep(claim)),
@@ -162,9 +198,28 @@ export class MysqlTransactions<Connection extends MysqlConnection>
     return answer!;
   }
 
+  async append(executor: SqlExecutor, entry: JournalEntry): Promise<SettleAnswer> {
+    const run = statementsOf(executor);
+    if ((await run.change(this.#sql.append([entry], 0))) === 1) return { kind: "settled" };
+    const { rows } = await find(run, this.#sql.find([entry.id], "head", "LOCK IN SHARE MODE"));
+    return appendAnswer(rows.get(entry.id), entry, false);
+  }
+
   async settle(executor: SqlExecutor, ending: Ending): Promise<SettleAnswer> {
     const settled = await statementsOf(executor).change(this.#sql.settle([ending], 0));
     return { kind: settled === 1 ? "settled" : "stale" };
+  }
+
+  async enqueue(
+    executor: SqlExecutor,
+    given: readonly QueueItem[],
+    { dueInMs } = { dueInMs: 0 },
+  ): Promise<void> {
+    assertAdding(given, { dueInMs });
+    const { packetBytesMax } = await this.#prepare();
+    const items = distinctItems(given);
+    assertFits(items, packetBytesMax);
+    await statementsOf(executor).change(this.#sql.enqueue(items, dueInMs, undefined));
   }
 }
 

@@ -3,6 +3,7 @@
 
 import { createHash } from "node:crypto";
 import { setImmediate as nextTurn } from "node:timers/promises";
+import { StoreUnavailable } from "../../errors.ts";
 import { assertMethods } from "../../options.ts";
 import type { SqlExecutor, SqlResult, SqlValue } from "../../store.ts";
 
@@ -89,6 +90,15 @@ export interface Listener {
   onLost(): void;
 }
 
+/** On a transaction that the client began. */
+export interface TransactionExecutor extends SqlExecutor {
+  /**
+   * Sends a statement without parameters and the COMMIT in one message, where the driver can. Should
+   * the statement fail, nothing is committed.
+   */
+  commitWith?(sql: string): Promise<void>;
+}
+
 /** A client, whichever driver it is of. */
 export interface PostgresClient {
   /** How many connections it may have; `undefined` when it does not say. */
@@ -97,7 +107,7 @@ export interface PostgresClient {
   /** Runs statements without parameters as one transaction. */
   script(sql: string): Promise<void>;
   transaction<Answer>(
-    work: (transaction: unknown, executor: SqlExecutor) => Promise<Answer>,
+    work: (transaction: unknown, executor: TransactionExecutor) => Promise<Answer>,
   ): Promise<Answer>;
   /** Receives notifications until the function that it gives is called. */
   listen(channel: string, listener: Listener): Promise<() => Promise<void>>;
@@ -141,7 +151,7 @@ class PgClient implements PostgresClient {
   }
 
   async transaction<Answer>(
-    work: (transaction: unknown, executor: SqlExecutor) => Promise<Answer>,
+    work: (transaction: unknown, executor: TransactionExecutor) => Promise<Answer>,
   ): Promise<Answer> {
     const client = await this.#pool.connect();
     let isBroken = false;
@@ -151,16 +161,20 @@ class PgClient implements PostgresClient {
     // A connection that breaks while it is idle says so by an event, which ends a process that
     // does not listen.
     client.on("error", onError);
+    let isOver = false;
+    const executor: TransactionExecutor = {
+      dialect: "postgres",
+      query: async (sql, parameters) =>
+        resultOf(await client.query(this.#queryOf(sql, parameters))),
+      async commitWith(sql) {
+        isOver = true;
+        await commit(client, `${sql};COMMIT`);
+      },
+    };
     try {
       await client.query("BEGIN");
-      const executor: SqlExecutor = {
-        dialect: "postgres",
-        query: async (sql, parameters) =>
-          resultOf(await client.query(this.#queryOf(sql, parameters))),
-      };
       const answer = await work(client, executor);
-      const { command } = await client.query("COMMIT");
-      if (command === "ROLLBACK") throw new NothingCommitted();
+      if (!isOver) await commit(client, "COMMIT");
       return answer;
     } catch (error) {
       // After a failed COMMIT there is nothing left to roll back, and this does nothing.
@@ -295,6 +309,14 @@ class PostgresJsClient implements PostgresClient {
   }
 }
 
+/** @param sql of which the last statement is a COMMIT */
+async function commit(client: PgPoolClient, sql: string): Promise<void> {
+  const result: PgResult | PgResult[] = await client.query(sql).catch((error: unknown) => {
+    throw isTimeout(error) ? new CommitUnanswered(error) : error;
+  });
+  if ([result].flat().at(-1)?.command === "ROLLBACK") throw new NothingCommitted();
+}
+
 /** The handler went on after a statement had failed, and Postgres then rolls back. */
 class NothingCommitted extends Error {
   constructor() {
@@ -302,6 +324,18 @@ class NothingCommitted extends Error {
       "Nothing was committed: a statement of the transaction had failed, and its error was caught; let it through, or use a savepoint",
     );
   }
+}
+
+/** The server is silent, and whether it committed only the record tells. */
+class CommitUnanswered extends StoreUnavailable {
+  constructor(cause: unknown) {
+    super("Postgres did not answer a COMMIT within the `query_timeout` of the pool", { cause });
+  }
+}
+
+/** Of `pg`'s own; it has no code. */
+function isTimeout(error: unknown): boolean {
+  return error instanceof Error && error.message === "Query read timeout";
 }
 
 /** As postgres.js says it. */

@@ -9,6 +9,8 @@ import {
 } from "../../errors.ts";
 
 const LOCK_TIMEOUT = "55P03";
+/** What a function of the store fails with where a record is in the way. */
+export const STALE = "SEMEL";
 
 /**
  * The contract's error for whatever a driver rejects with, which is kept as its cause. Codes are
@@ -50,7 +52,7 @@ const REMEDIES: Record<string, string> = {
   "42703":
     "The Postgres tables lack what this version keeps; call `await store.migrate()`, or run `semel migrate`",
   "42501":
-    "The Postgres role lacks a permission; grant it SELECT, INSERT, UPDATE and DELETE on the tables, and CREATE on their schema to migrate",
+    "The Postgres role lacks a permission; grant it SELECT, INSERT, UPDATE and DELETE on the tables; to migrate it must own them, and have CREATE on their schema",
   "25006":
     "The Postgres server takes no writes: it is a replica, or `default_transaction_read_only` is on; give Semel a client of the primary",
   "3F000": "The Postgres schema does not exist; create it, or name another",
@@ -62,6 +64,15 @@ const REMEDIES: Record<string, string> = {
   XX002: "An index of the Postgres database is damaged; rebuild it with REINDEX",
 };
 
+export function isStale(error: unknown): boolean {
+  return codeOf(error) === STALE;
+}
+
+/** A constraint or a trigger (classes 23 and P0), which may be one of the user's that was deferred. */
+export function isOfConstraint(error: unknown): boolean {
+  return /^(23|P0)/.test(codeOf(error));
+}
+
 /** The same again may succeed: nothing was written, because others were in the way. */
 export function isConflict(error: unknown): boolean {
   const code = codeOf(error);
@@ -70,6 +81,19 @@ export function isConflict(error: unknown): boolean {
 
 export function isMissingTable(error: unknown): boolean {
   return codeOf(error) === "42P01";
+}
+
+/** A function that was there is there no more. */
+export function isMissingFunction(error: unknown): boolean {
+  return codeOf(error) === "42883";
+}
+
+/**
+ * The database does not take a definition: not supported (class 0A), not understood or not allowed
+ * (42), or made by another at the same moment (23, XX000).
+ */
+export function isRefusal(error: unknown): boolean {
+  return /^(0A|42|23|XX000)/.test(codeOf(error));
 }
 
 /** Whether a transaction that failed with it may be tried again from its start. */

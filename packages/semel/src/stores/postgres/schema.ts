@@ -14,12 +14,15 @@ export interface PostgresTables {
   /** Quoted, and qualified where a schema was given. */
   readonly records: string;
   readonly schema: string;
+  readonly queue: string;
   readonly stateIndex: string;
   readonly creationIndex: string;
   /** What finished operations are announced on. */
   readonly channel: string;
   /** As the user named them, for messages. */
   readonly title: string;
+  /** The name of something else that goes with the tables. */
+  named(suffix: string): string;
 }
 
 /** @throws {InvalidOption} when Postgres could not keep the names apart */
@@ -30,10 +33,12 @@ export function tablesOf(table: string, schema?: string): PostgresTables {
   return {
     records: `${qualifier}${quoted(`${table}_records`)}`,
     schema: `${qualifier}${quoted(`${table}_schema`)}`,
+    queue: `${qualifier}${quoted(`${table}_queue`)}`,
     stateIndex: quoted(`${table}_state`),
     creationIndex: quoted(`${table}_creation`),
     channel: `${table}_settled`,
     title: schema === undefined ? table : `${schema}.${table}`,
+    named: (suffix) => `${qualifier}${quoted(`${table}_${suffix}`)}`,
   };
 }
 
@@ -58,6 +63,7 @@ function assertName(name: unknown, option: string, bytesMax: number): void {
  */
 export function postgresMigrations(table = "semel", schema?: string): string[] {
   const tables = tablesOf(table, schema);
+  const queueIndex = (what: string) => quoted(`${table}_queue_${what}`);
   return [
     // Columns are in the order of their alignment, which saves their padding. Pages are filled
     // whole: a record is written twice within moments and then only read, so that room kept for
@@ -90,6 +96,40 @@ CREATE INDEX ${tables.stateIndex} ON ${tables.records} (state, expires_at);
 -- For listings, which are newest first.
 CREATE INDEX ${tables.creationIndex} ON ${tables.records} (created_at);
 INSERT INTO ${tables.schema} (version) VALUES (1);`,
+    // The version first: its key decides between two that migrate at once.
+    `INSERT INTO ${tables.schema} (version) VALUES (2);
+ALTER TABLE ${tables.records} ADD COLUMN journal bytea;  -- what steps have done`,
+    // Indexes are of what waits, or of what does not, so that what is done costs claims nothing, and an
+    // item is in four of them at a time. No condition of theirs follows from what a statement asks of
+    // another: while statistics know of nothing that waits, the planner would take any of them.
+    `INSERT INTO ${tables.schema} (version) VALUES (3);
+CREATE TABLE ${tables.queue} (
+  created_at timestamptz NOT NULL,
+  due_at timestamptz,           -- when it may be claimed (again); NULL: it does not wait
+  expires_at timestamptz,       -- NULL: kept
+  place integer NOT NULL,       -- from 0, within operation and kind
+  started integer NOT NULL,     -- how often it was claimed
+  finished integer NOT NULL,    -- how often somebody said how that ended
+  kind smallint NOT NULL,       -- 0 task, 1 effect
+  state smallint NOT NULL,      -- 0 waiting, 1 done, 2 dead
+  id uuid PRIMARY KEY,
+  operation uuid NOT NULL,      -- the id of its record
+  owner uuid,                   -- whose claim it is
+  name text NOT NULL,
+  scope text NOT NULL,
+  key text NOT NULL,
+  error text,
+  payload bytea NOT NULL
+);
+-- For claims: what waits, longest due first;
+CREATE INDEX ${queueIndex("due")} ON ${tables.queue} (kind, name, due_at) WHERE due_at IS NOT NULL;
+-- and whether an earlier one of the operation does.
+CREATE INDEX ${queueIndex("place")} ON ${tables.queue} (operation, place) WHERE state = 0;
+-- For the sweeper.
+CREATE INDEX ${queueIndex("end")} ON ${tables.queue} (expires_at) WHERE expires_at IS NOT NULL;
+-- For listings, which are newest first.
+CREATE INDEX ${queueIndex("open")} ON ${tables.queue} (created_at, id) WHERE state <> 1 AND place >= 0;
+CREATE INDEX ${queueIndex("done")} ON ${tables.queue} (created_at, id) WHERE state = 1;`,
   ];
 }
 
@@ -126,10 +166,10 @@ export async function applyMigrations(
   }
 }
 
-/** Something is there already, or was being made: duplicate table, object, key; deadlock; retry. */
+/** Something is there already, or was being made: duplicate table, object, column, key; deadlock; retry. */
 function isOfAnotherMigration(error: unknown): boolean {
   const { code } = error as { code?: unknown };
-  return ["42P07", "42710", "23505", "40P01", "40001"].includes(String(code));
+  return ["42P07", "42710", "42701", "23505", "40P01", "40001"].includes(String(code));
 }
 
 /**

@@ -1,26 +1,34 @@
 // The Postgres store's part in one transaction with the handler's writes (EN-5).
 
-import type { SqlExecutor, SqlValue, StoreTransactions } from "../../store.ts";
+import type { Claim, SettleAnswer, SqlExecutor, SqlValue, StoreTransactions } from "../../store.ts";
+import { assertAdding } from "../queue-checks.ts";
+import { completeAlone } from "../transactions.ts";
+import type { PostgresClient, TransactionExecutor } from "./client.ts";
+import { completedTogether, reopenParameters } from "./complete-many.ts";
+import { isMissingFunction, isOfConstraint, isRetryable, isStale, storeError } from "./errors.ts";
+import type { PostgresFunctions } from "./functions.ts";
 import {
+  appendParameters,
   beginParameters,
-  begun,
+  completeLiterals,
   completeParameters,
-  repliesTo,
   settleParameters,
-} from "./claims.ts";
-import type { PostgresClient } from "./client.ts";
-import { isRetryable, storeError } from "./errors.ts";
+} from "./parameters.ts";
+import { addParameters } from "./queue.ts";
+import { begun, repliesTo } from "./replies.ts";
 import type { PostgresStatements } from "./statements.ts";
 
 /**
  * @param ready rejects when the tables are not those of this version; asks through the caller's own
  * transaction, because the pool may have no other connection left
+ * @param functions the store's functions, where they are there
  * @param connectionsMax how many connections there are for transactions and for handlers
  */
 export function transactionsOf(
   client: PostgresClient,
-  sql: PostgresStatements,
+  sql: PostgresStatements & { readonly enqueue: string },
   ready: (executor: SqlExecutor) => Promise<void>,
+  functions: { there(): PostgresFunctions | undefined; forget(): void },
   connectionsMax: number,
 ): StoreTransactions {
   /** What the caller may see as a conflict stays what it is, so that its own retry knows it. */
@@ -29,11 +37,32 @@ export function transactionsOf(
     try {
       return await executor.query(statement, parameters);
     } catch (error) {
-      throw isRetryable(error) ? error : storeError(error);
+      throw failureOf(error);
     }
   }
 
-  return {
+  function failureOf(error: unknown): unknown {
+    if (isMissingFunction(error)) {
+      functions.forget();
+      return new FunctionGone(error);
+    }
+    return isRetryable(error) ? error : storeError(error);
+  }
+
+  async function complete(
+    executor: SqlExecutor,
+    claim: Claim,
+    result: Uint8Array,
+    retentionMs: number,
+  ): Promise<SettleAnswer> {
+    const parameters = completeParameters(claim, result, retentionMs);
+    await ready(executor);
+    const statement = functions.there()?.calls.complete ?? sql.complete;
+    const { rows } = await ask(executor, statement, parameters);
+    return { kind: rows.length > 0 ? "settled" : "stale" };
+  }
+
+  const transactions: StoreTransactions = {
     concurrencyMax: Math.max(1, connectionsMax - 1),
 
     // No setting comes before the work, so that it may choose its isolation; what carries the claim
@@ -42,13 +71,38 @@ export function transactionsOf(
 
     isRetryable,
 
-    async complete(executor, claim, result, retentionMs) {
-      const parameters = completeParameters(claim, result, retentionMs);
-      const { rows } = await ask(executor, sql.complete, parameters);
-      return { kind: rows.length > 0 ? "settled" : "stale" };
+    complete,
+
+    async completeAndCommit(executor: TransactionExecutor, claim, result, retentionMs) {
+      await ready(executor);
+      const literals = completeLiterals(claim, result, retentionMs);
+      const statement = literals && functions.there()?.completeOrFail(literals);
+      if (statement === undefined || executor.commitWith === undefined) {
+        return complete(executor, claim, result, retentionMs);
+      }
+      try {
+        await executor.commitWith(statement);
+        return { kind: "settled" };
+      } catch (error) {
+        if (isStale(error)) return { kind: "stale" };
+        // What was deferred until the commit is the caller's own to see.
+        throw isOfConstraint(error) ? error : failureOf(error);
+      }
     },
 
-    begin(executor, claim) {
+    completeMany(executor, claims, results, retentionMs) {
+      const query = (statement: string, parameters: readonly SqlValue[]) =>
+        ask(executor, statement, parameters);
+      return completedTogether(claims, results, retentionMs, query, sql, (claim, result) =>
+        completeAlone(transactions, executor, claim, result, retentionMs),
+      );
+    },
+
+    async reopen(executor, tokens, retentionMs) {
+      await ask(executor, sql.reopen, reopenParameters(tokens, retentionMs));
+    },
+
+    async begin(executor, claim) {
       const query = (statement: string, parameters: readonly SqlValue[]) =>
         ask(executor, statement, parameters);
       const askOnce = async () => {
@@ -57,12 +111,32 @@ export function transactionsOf(
         if (reply instanceof Error) throw reply;
         return reply!;
       };
-      return begun(claim, askOnce, query, sql);
+      return begun(claim, await askOnce(), askOnce, query, sql);
+    },
+
+    async append(executor, entry) {
+      const { rows } = await ask(executor, sql.append, appendParameters([entry], null));
+      return { kind: rows.length > 0 ? "settled" : "stale" };
     },
 
     async settle(executor, ending) {
       const { rows } = await ask(executor, sql.settle, settleParameters([ending], null));
       return { kind: rows.length > 0 ? "settled" : "stale" };
     },
+
+    async enqueue(executor, items, { dueInMs } = { dueInMs: 0 }) {
+      assertAdding(items, { dueInMs });
+      const adding = { id: items[0]!.operation, items, dueInMs };
+      await ask(executor, sql.enqueue, addParameters([adding], null));
+    },
   };
+  return transactions;
+}
+
+/** What Postgres says when a transaction has to begin again: this one cannot go on. */
+class FunctionGone extends Error {
+  readonly code = "40001";
+  constructor(cause: unknown) {
+    super("A function of the store was dropped; the transaction has to begin again", { cause });
+  }
 }

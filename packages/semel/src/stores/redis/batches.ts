@@ -3,11 +3,10 @@
 
 import { StoreUnavailable } from "../../errors.ts";
 import type { RecordId } from "../../store.ts";
-import type { RedisConnection } from "./clients.ts";
+import type { RedisCommand, RedisConnection } from "./clients.ts";
 import { isUnknownScript, storeError } from "./errors.ts";
 import type { Keyspace } from "./keyspace.ts";
-import type { IndexNumber } from "./packing.ts";
-import { CODES, type RedisScript } from "./scripts.ts";
+import { CODES, type RedisScript } from "./lua.ts";
 
 /** A batch that would take more bytes than this leaves in parts. */
 const BATCH_BYTES_MAX = 1_048_576;
@@ -18,20 +17,31 @@ export interface ReplicaWait {
   timeoutMs: number;
 }
 
-/** What a script says of one item: a code, or a record's bytes. */
-export interface ScriptAnswer {
-  value: number | Buffer;
+/** What a script says of one item: a code, a record's bytes, or those and its journal's. */
+export type ScriptValue = number | Buffer | readonly [record: Buffer, journal: Buffer];
+
+/** What a script says of all of its items. */
+export interface ScriptReply {
   /** The server's time, in milliseconds since the Unix epoch. */
-  now: number;
+  readonly now: number;
   /** False when the replicas that were asked for have not confirmed what was written. */
-  isReplicated: boolean;
+  readonly isReplicated: boolean;
 }
 
-interface Part<Item> {
-  items: Item[];
-  packed: Buffer[];
-  indexes: Map<number, IndexNumber>;
-  bytes: number;
+/** A script, and what it is asked and answers in the terms of the contract. */
+export interface Question<Item, Answer> {
+  readonly script: RedisScript;
+  /** @throws {RangeError} when it cannot be packed */
+  assert(item: Item): void;
+  pack(items: readonly Item[]): Buffer;
+  /** What it throws is the item's alone. */
+  answer(item: Item, value: ScriptValue, reply: ScriptReply): Answer;
+  /** About how many bytes an item takes, where that may be many. */
+  bytesOf?(item: Item): number;
+}
+
+interface Identified {
+  readonly id: RecordId;
 }
 
 export class RedisBatches {
@@ -62,61 +72,65 @@ export class RedisBatches {
    *
    * @throws {SemelError} when the whole batch failed; nothing is known to be written then
    */
-  async ask<Item extends { readonly id: RecordId }>(
-    script: RedisScript,
+  async ask<Item extends Identified, Answer>(
+    question: Question<Item, Answer>,
     items: readonly Item[],
-    pack: (item: Item, index: IndexNumber) => Buffer,
-  ): Promise<(ScriptAnswer | Error)[]> {
-    const parts = this.#parts(items, pack);
-    if (parts.length === 1) return this.#askPart(script, parts[0]!);
+  ): Promise<(Answer | Error)[]> {
+    const parts = partsOf(items, question);
+    if (parts.length === 1) return this.#askPart(question, items);
     const answers = parts.map((part) =>
-      this.#askPart(script, part).catch((error: Error) => part.items.map(() => error)),
+      this.#askPart(question, part).catch((error: Error) => part.map(() => error)),
     );
     return (await Promise.all(answers)).flat();
   }
 
   /** Where a script's items are rare: one alone. */
-  async askOne<Item extends { readonly id: RecordId }>(
-    script: RedisScript,
+  async askOne<Item extends Identified, Answer>(
+    question: Question<Item, Answer>,
     item: Item,
-    pack: (item: Item, index: IndexNumber) => Buffer,
-  ): Promise<ScriptAnswer> {
-    const [answer] = await this.ask(script, [item], pack);
+  ): Promise<Answer> {
+    question.assert(item);
+    const [answer] = await this.#askPart(question, [item]);
     if (answer instanceof Error) throw answer;
     return answer!;
   }
 
   /** Asks about records of all shards. */
-  async askApart<Item extends { readonly id: RecordId }>(
-    script: RedisScript,
+  async askApart<Item extends Identified, Answer>(
+    question: Question<Item, Answer>,
     items: readonly Item[],
-    pack: (item: Item, index: IndexNumber) => Buffer,
-  ): Promise<(ScriptAnswer | Error)[]> {
-    if (!this.#connection.isCluster) return this.ask(script, items, pack);
-    const answers = new Array<ScriptAnswer | Error>(items.length);
+  ): Promise<(Answer | Error)[]> {
+    const answers = new Array<Answer | Error>(items.length);
     const groups = new Map<number, number[]>();
     for (const [at, { id }] of items.entries()) {
-      const shard = this.#keyspace.shardOf(id);
-      groups.set(shard, [...(groups.get(shard) ?? []), at]);
+      const index = this.#keyspace.indexOf(id);
+      const group = groups.get(index);
+      if (group) group.push(at);
+      else groups.set(index, [at]);
     }
     const asked = [...groups.values()].map(async (places) => {
-      const group = places.map((at) => items[at]!);
-      const answered = await this.ask(script, group, pack);
+      const answered = await this.ask(
+        question,
+        places.map((at) => items[at]!),
+      );
       for (const [n, at] of places.entries()) answers[at] = answered[n]!;
     });
     await Promise.all(asked);
     return answers;
   }
 
-  /** The indexes of all shards, in groups that one command may have. */
-  get indexGroups(): string[][] {
-    const { indexes } = this.#keyspace;
-    return this.#connection.isCluster ? indexes.map((index) => [index]) : [indexes];
+  get isCluster(): boolean {
+    return this.#connection.isCluster;
   }
 
-  /** Runs a script over the indexes of all shards. */
+  /** The indexes of all shards. */
+  get indexes(): readonly string[] {
+    return this.#keyspace.indexes;
+  }
+
+  /** Runs a script over each index. */
   async askIndexes(script: RedisScript, args: readonly (string | Buffer)[]): Promise<unknown[][]> {
-    const replies = this.indexGroups.map((keys) => this.run(script, keys, ["0", ...args]));
+    const replies = this.indexes.map((index) => this.run(script, [index], ["0", ...args]));
     return (await Promise.all(replies)).map(({ answers }) => answers);
   }
 
@@ -125,11 +139,10 @@ export class RedisBatches {
     script: RedisScript,
     keys: readonly string[],
     args: readonly (string | Buffer)[],
-  ): Promise<{ now: number; answers: unknown[]; isReplicated: boolean }> {
+  ): Promise<ScriptReply & { answers: unknown[] }> {
     try {
       if (!this.#isReady) await this.#getReady();
-      const rest = [String(keys.length), ...keys, ...args];
-      const { reply, replicas } = await this.#evaluate(script, keys[0]!, rest);
+      const { reply, replicas } = await this.#evaluate(script, keys, args);
       const [now, ...answers] = reply as [number, ...unknown[]];
       const isReplicated = replicas >= (this.#wait?.replicas ?? 0);
       return { now: Number(now), answers, isReplicated };
@@ -149,19 +162,24 @@ export class RedisBatches {
     }
   }
 
-  async #evaluate(script: RedisScript, key: string, rest: readonly (string | Buffer)[]) {
+  async #evaluate(
+    script: RedisScript,
+    keys: readonly string[],
+    args: readonly (string | Buffer)[],
+  ): Promise<{ reply: unknown; replicas: number }> {
+    const count = String(keys.length);
     try {
-      return await this.#send(script, key, ["evalsha", script.sha, ...rest]);
+      return await this.#send(script, keys[0]!, ["evalsha", script.sha, count, ...keys, ...args]);
     } catch (error) {
       if (!isUnknownScript(error)) throw error;
-      return this.#send(script, key, ["eval", script.source, ...rest]);
+      return this.#send(script, keys[0]!, ["eval", script.source, count, ...keys, ...args]);
     }
   }
 
   async #send(
     { isKept }: RedisScript,
     key: string,
-    command: readonly [string, ...(string | Buffer)[]],
+    command: RedisCommand,
   ): Promise<{ reply: unknown; replicas: number }> {
     const wait = isKept ? this.#wait : undefined;
     const sent = this.#connection.send(key, command);
@@ -175,56 +193,56 @@ export class RedisBatches {
     return { reply: reply.value, replicas: Number(confirmed.value) };
   }
 
-  #parts<Item extends { readonly id: RecordId }>(
+  async #askPart<Item extends Identified, Answer>(
+    question: Question<Item, Answer>,
     items: readonly Item[],
-    pack: (item: Item, index: IndexNumber) => Buffer,
-  ): Part<Item>[] {
-    const parts: Part<Item>[] = [];
-    let part: Part<Item> | undefined;
-    for (const item of items) {
-      if (part === undefined || part.bytes > BATCH_BYTES_MAX) {
-        part = { items: [], packed: [], indexes: new Map(), bytes: 0 };
-        parts.push(part);
-      }
-      const shard = this.#keyspace.shardOf(item.id);
-      const index = part.indexes.get(shard) ?? part.indexes.size + 1;
-      part.indexes.set(shard, index);
-      const packed = pack(item, index);
-      part.items.push(item);
-      part.packed.push(packed);
-      part.bytes += packed.byteLength;
-    }
-    return parts;
-  }
-
-  async #askPart<Item extends { readonly id: RecordId }>(
-    script: RedisScript,
-    { items, packed, indexes }: Part<Item>,
-  ): Promise<ScriptAnswer[]> {
+  ): Promise<(Answer | Error)[]> {
     const keys = items.map(({ id }) => this.#keyspace.record(id));
-    const indexKeys = [...indexes.keys()].map((shard) => this.#keyspace.index(shard));
-    const { now, answers, isReplicated } = await this.run(
-      script,
-      [...keys, ...indexKeys],
-      [String(keys.length), Buffer.concat(packed), this.#publish],
-    );
-    if (answers.length !== items.length) throw surprise(answers.length, items.length);
-    const again: number[] = [];
-    const answered = answers.map((answer, at) => {
-      if (answer === CODES.again) again.push(at);
-      return { value: answer as number | Buffer, now, isReplicated };
-    });
-    if (again.length > 0) {
-      const rest = await this.#askPart(script, {
-        items: again.map((at) => items[at]!),
-        packed: again.map((at) => packed[at]!),
-        indexes,
-        bytes: 0,
-      });
-      for (const [n, at] of again.entries()) answered[at] = rest[n]!;
+    keys.push(this.indexes[this.#keyspace.indexOf(items[0]!.id)]!);
+    const args = [String(items.length), question.pack(items), this.#publish];
+    const reply = await this.run(question.script, keys, args);
+    const values = reply.answers as ScriptValue[];
+    if (values.length !== items.length) throw surprise(values.length, items.length);
+    const answers: (Answer | Error)[] = [];
+    for (const [at, value] of values.entries()) {
+      // From here on the reply was too long.
+      if (value === CODES.again) break;
+      answers.push(answered(question, items[at]!, value, reply));
     }
-    return answered;
+    if (answers.length === items.length) return answers;
+    return [...answers, ...(await this.#askPart(question, items.slice(answers.length)))];
   }
+}
+
+function answered<Item, Answer>(
+  question: Question<Item, Answer>,
+  item: Item,
+  value: ScriptValue,
+  reply: ScriptReply,
+): Answer | Error {
+  try {
+    return question.answer(item, value, reply);
+  } catch (error) {
+    return error as Error;
+  }
+}
+
+function partsOf<Item>(
+  items: readonly Item[],
+  { bytesOf }: Question<Item, unknown>,
+): readonly (readonly Item[])[] {
+  if (bytesOf === undefined) return [items];
+  const parts: Item[][] = [];
+  let bytes = Number.POSITIVE_INFINITY;
+  for (const item of items) {
+    if (bytes > BATCH_BYTES_MAX) {
+      parts.push([]);
+      bytes = 0;
+    }
+    parts.at(-1)!.push(item);
+    bytes += bytesOf(item);
+  }
+  return parts;
 }
 
 function surprise(got: number, asked: number): StoreUnavailable {

@@ -82,7 +82,7 @@ export function storeError(error: unknown, connection: RedisConnection): SemelEr
 
 function forbidden(message: string, options: { cause: unknown }): StoreUnusable {
   return new StoreUnusable(
-    `Redis refuses a command that the store needs (${message}); let its user run EVAL, EVALSHA, INFO, TIME, WAIT, PUBLISH and the commands of strings and sorted sets on the store's prefix`,
+    `Redis refuses a command that the store needs (${message}); let its user run EVAL, EVALSHA, INFO, TIME, WAIT, PUBLISH, DEL, PERSIST, PEXPIREAT and the commands of strings and sorted sets on the store's prefix`,
     options,
   );
 }

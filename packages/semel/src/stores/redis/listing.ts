@@ -11,10 +11,10 @@ import type {
   StoredRecord,
   StoreStats,
 } from "../../store.ts";
-import type { RedisBatches, ScriptAnswer } from "./batches.ts";
-import { SHARDS } from "./keyspace.ts";
-import { packPlace, unpackRecord } from "./packing.ts";
-import { CODES, FINISHED_SCORES, SCRIPTS, TIME_MAX } from "./scripts.ts";
+import type { Question, RedisBatches, ScriptValue } from "./batches.ts";
+import * as scripts from "./listing-scripts.ts";
+import { CODES, FINISHED_SCORES, TIME_MAX } from "./lua.ts";
+import { assertId, packPlaces, unpackRecord } from "./packing.ts";
 
 /** A page looks at no more places than this: it may then be short, and its cursor leads on. */
 const PLACES_MAX = 10_000;
@@ -43,10 +43,33 @@ interface Place {
 
 interface Found {
   readonly place: Place;
+  readonly isGone: boolean;
   /** `undefined`: gone, or damaged, so that it does not hide the others. */
   readonly record: StoredRecord | undefined;
   readonly now: number;
 }
+
+const GLANCE: Question<Place, Found> = {
+  script: scripts.glance,
+  assert: assertId,
+  pack: () => NOTHING,
+  answer: (place, value, { now }) => ({
+    place,
+    isGone: value === CODES.no,
+    record: readable(place.id, value, now),
+    now,
+  }),
+};
+
+/** Whether a place was one of a record that is gone, and is itself gone now. */
+const PRUNE: Question<Place, boolean> = {
+  script: scripts.prune,
+  assert: assertId,
+  pack: packPlaces,
+  answer: (_, value) => value === CODES.done,
+};
+
+const NOTHING = Buffer.alloc(0);
 
 /** Before every place of a section. */
 const START: Place = { id: "", time: TIME_MAX };
@@ -91,7 +114,7 @@ export class RedisListing {
 
   async stats(): Promise<StoreStats> {
     const states = { running: 0, completed: 0, held: 0, open: 0, void: 0 };
-    for (const counts of await this.#batches.askIndexes(SCRIPTS.tally, [""])) {
+    for (const counts of await this.#batches.askIndexes(scripts.tally, [""])) {
       states.completed += Number(counts[0]);
       states.open += Number(counts[1]);
       states.void += Number(counts[2]);
@@ -115,10 +138,10 @@ export class RedisListing {
   /** Forgets the places of records that have ended: Redis removes the records by itself. */
   async sweep(limit: number): Promise<number> {
     let removed = 0;
-    for (const keys of this.#batches.indexGroups) {
+    for (const index of this.#batches.indexes) {
       for (let swept = 1; swept > 0 && removed < limit; removed += swept) {
         const args = ["0", String(limit - removed)];
-        const { answers } = await this.#batches.run(SCRIPTS.sweep, keys, args);
+        const { answers } = await this.#batches.run(scripts.sweep, [index], args);
         swept = Number(answers[0]);
       }
     }
@@ -135,13 +158,13 @@ export class RedisListing {
     from: Place,
     wanted: number,
   ): Promise<{ places: Place[]; isLast: boolean }> {
-    // Ids are spread evenly over the shards.
-    const ofEach = Math.min(wanted, Math.ceil((2 * wanted) / SHARDS) + 4);
+    // Ids are spread evenly over the indexes.
+    const ofEach = Math.min(wanted, Math.ceil((2 * wanted) / this.#batches.indexes.length) + 4);
     const bound = Buffer.from(from.id, "hex");
     const found = ranges.map(async (range) => {
       const args = [String(ofEach), String(range + from.time), String(range), bound];
-      const replies = await this.#batches.askIndexes(SCRIPTS.page, args);
-      return replies.flat().map((reply) => placesOf(reply as Buffer[], range));
+      const replies = await this.#batches.askIndexes(scripts.page, args);
+      return replies.map(([reply]) => placesOf(reply as Buffer[], range));
     });
     const lists = (await Promise.all(found)).flat();
     // Beyond the end of a list that was cut off, others would be out of order.
@@ -157,14 +180,9 @@ export class RedisListing {
   async #read(places: readonly Place[]): Promise<Found[]> {
     const found: Found[] = [];
     for (let at = 0; at < places.length; at += CHUNK) {
-      const chunk = places.slice(at, at + CHUNK);
-      const answers = await this.#batches.askApart(SCRIPTS.glance, chunk, packPlace);
-      for (const [n, answer] of answers.entries()) {
-        if (answer instanceof Error) throw answer;
-        const { value, now } = answer;
-        found.push({ place: chunk[n]!, record: readable(chunk[n]!.id, value, now), now });
-      }
-      await this.#prune(chunk.filter((_, n) => (answers[n] as ScriptAnswer).value === CODES.no));
+      const chunk = await this.#askAll(GLANCE, places.slice(at, at + CHUNK));
+      await this.#prune(chunk.filter(({ isGone }) => isGone).map(({ place }) => place));
+      found.push(...chunk);
     }
     return found;
   }
@@ -172,14 +190,18 @@ export class RedisListing {
   async #prune(places: readonly Place[]): Promise<number> {
     let pruned = 0;
     for (let at = 0; at < places.length; at += CHUNK) {
-      const chunk = places.slice(at, at + CHUNK);
-      const answers = await this.#batches.askApart(SCRIPTS.prune, chunk, packPlace);
-      for (const answer of answers) {
-        if (answer instanceof Error) throw answer;
-        if (answer.value === CODES.done) pruned++;
-      }
+      const answers = await this.#askAll(PRUNE, places.slice(at, at + CHUNK));
+      pruned += answers.filter((isPruned) => isPruned).length;
     }
     return pruned;
+  }
+
+  /** Of all shards; what fails for one place fails. */
+  async #askAll<Answer>(question: Question<Place, Answer>, places: Place[]): Promise<Answer[]> {
+    const answers = await this.#batches.askApart(question, places);
+    const failed = answers.find((answer) => answer instanceof Error);
+    if (failed) throw failed;
+    return answers as Answer[];
   }
 }
 
@@ -231,8 +253,8 @@ function heldMs({ state, updatedAt, leaseRemainingMs }: StoredRecord, now: numbe
   return state === "held" ? now - updatedAt : -leaseRemainingMs!;
 }
 
-function readable(id: RecordId, value: number | Buffer, now: number): StoredRecord | undefined {
-  if (typeof value === "number") return undefined;
+function readable(id: RecordId, value: ScriptValue, now: number): StoredRecord | undefined {
+  if (!(value instanceof Uint8Array)) return undefined;
   try {
     return unpackRecord(id, value, now, "result");
   } catch (error) {

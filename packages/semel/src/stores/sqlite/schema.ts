@@ -11,6 +11,15 @@ export interface SqliteTables {
   active: string;
   /** What expired records are found by. */
   expiry: string;
+  queue: string;
+  /** What items are claimed by. */
+  queueDue: string;
+  /** What the items of an operation are ordered by. */
+  queuePlace: string;
+  /** What waiting and dead items are listed by. */
+  queueOpen: string;
+  /** What expired items are found by. */
+  queueEnd: string;
 }
 
 /** The quoted names of what the store keeps. */
@@ -21,6 +30,11 @@ export function tablesOf(table: string): SqliteTables {
     schema: named("schema"),
     active: named("active"),
     expiry: named("expiry"),
+    queue: named("queue"),
+    queueDue: named("queue_due"),
+    queuePlace: named("queue_place"),
+    queueOpen: named("queue_open"),
+    queueEnd: named("queue_end"),
   };
 }
 
@@ -33,7 +47,7 @@ export function tablesOf(table: string): SqliteTables {
  * @example for (const sql of sqliteMigrations()) console.log(sql);
  */
 export function sqliteMigrations(table = "semel"): string[] {
-  const { records, schema, active, expiry } = tablesOf(table);
+  const { records, schema, active, expiry, queue, ...indexes } = tablesOf(table);
   return [
     `CREATE TABLE ${schema} (version INTEGER NOT NULL) STRICT;
 CREATE TABLE ${records} (
@@ -58,6 +72,32 @@ CREATE TABLE ${records} (
 CREATE INDEX ${active} ON ${records} (position) WHERE state IN (0, 2);
 CREATE INDEX ${expiry} ON ${records} (expires_at, state) WHERE expires_at IS NOT NULL;
 INSERT INTO ${schema} (version) VALUES (1);`,
+    `ALTER TABLE ${records} ADD COLUMN journal BLOB;  -- what steps have done
+UPDATE ${schema} SET version = 2;`,
+    `CREATE TABLE ${queue} (
+  position INTEGER PRIMARY KEY,  -- rises with creation: the order of listings
+  id BLOB NOT NULL UNIQUE,       -- 16 bytes
+  operation BLOB NOT NULL,       -- the id of its record
+  kind INTEGER NOT NULL,         -- 0 task, 1 effect
+  name TEXT NOT NULL,
+  scope TEXT NOT NULL,
+  key TEXT NOT NULL,
+  place INTEGER NOT NULL,        -- from 0, within operation and kind
+  state INTEGER NOT NULL,        -- 0 waiting, 1 done, 2 dead
+  started INTEGER NOT NULL,      -- how often it was claimed
+  finished INTEGER NOT NULL,     -- how often somebody said how that ended
+  owner BLOB,                    -- whose claim it is
+  due_at INTEGER,                -- when it may be claimed (again); NULL: it does not wait
+  created_at INTEGER NOT NULL,
+  expires_at INTEGER,            -- NULL: kept
+  error TEXT,
+  payload BLOB NOT NULL
+) STRICT;
+CREATE INDEX ${indexes.queueDue} ON ${queue} (kind, name, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX ${indexes.queuePlace} ON ${queue} (operation, kind, place) WHERE state = 0;
+CREATE INDEX ${indexes.queueOpen} ON ${queue} (position) WHERE state <> 1;
+CREATE INDEX ${indexes.queueEnd} ON ${queue} (expires_at, kind, state) WHERE expires_at IS NOT NULL;
+UPDATE ${schema} SET version = 3;`,
   ];
 }
 

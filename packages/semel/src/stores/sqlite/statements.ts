@@ -13,7 +13,7 @@ const { hold: HOLD, rerun: RERUN } = CRASH_POLICY_CODES;
  * SQLite's own clock in milliseconds (SM-19), the same throughout a statement. Rounded, because
  * a Julian day is a double whose last digits wander by some hundredths of a millisecond.
  */
-const NOW = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)";
+export const NOW = "CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER)";
 const LIVE = `(expires_at IS NULL OR expires_at > ${NOW})`;
 const LAPSED = `(state = ${RUNNING} AND lease_until <= ${NOW})`;
 /** What counts as held besides what is: lapsed, under a policy that asks before it reruns. */
@@ -26,13 +26,19 @@ const ACTIVE = `state IN (${RUNNING}, ${HELD})`;
  */
 const WRITABLE = `format = ${RECORD_FORMAT} AND ${LIVE}`;
 /** SM-17. */
-const OWNED = `id = unhex(?) AND ${WRITABLE} AND state = ${RUNNING} AND attempt = ? AND owner = unhex(?)`;
+export const OWNED = `id = unhex(?) AND ${WRITABLE} AND state = ${RUNNING} AND attempt = ? AND owner = unhex(?)`;
 
 /** Read by `storedRecord()`. Whether there is a result costs nothing; to read it may. */
 const COLUMNS = `position, lower(hex(id)) AS id, scope, key,
   fingerprint, format, state, attempt, crashes, lower(hex(owner)) AS owner,
   on_crash AS policy, lease_until - ${NOW} AS lease, reason, created_at AS created,
-  updated_at AS updated, expires_at - ${NOW} AS expires, result IS NOT NULL AS finished`;
+  updated_at AS updated, expires_at - ${NOW} AS expires, result IS NOT NULL AS finished,
+  ${NOW} - created_at AS age`;
+
+const CLAIM_COLUMNS = `id, scope, key, fingerprint, format, state, attempt, crashes, owner,
+  on_crash, lease_until, created_at, updated_at, expires_at`;
+const CLAIM_ROW = `unhex(?), ?, ?, ?, ${RECORD_FORMAT}, ${RUNNING}, 1, 0, unhex(?),
+  ?, ${NOW} + ?, ${NOW}, ${NOW}, ${NOW} + ?`;
 
 export type SqliteStatements = ReturnType<typeof statementsFor>;
 
@@ -40,7 +46,18 @@ export type SqliteStatements = ReturnType<typeof statementsFor>;
 export function statementsFor(tables: SqliteTables) {
   const { records } = tables;
   return {
-    find: `SELECT ${COLUMNS}, result FROM ${records} WHERE id = unhex(?) AND ${LIVE}`,
+    find: `SELECT ${COLUMNS}, result, journal FROM ${records} WHERE id = unhex(?) AND ${LIVE}`,
+
+    /** Which of some ids have a row, expired or not. */
+    present: `SELECT lower(hex(id)) AS id FROM ${records}
+      WHERE id IN (SELECT unhex(value) FROM json_each(?))`,
+
+    /**
+     * SM-1. Where there is no row it is all that a claim takes, for half of what the statement below
+     * takes; where there is one, nothing is written.
+     */
+    claimNew: `INSERT INTO ${records} (${CLAIM_COLUMNS}) VALUES (${CLAIM_ROW})
+      ON CONFLICT (id) DO NOTHING`,
 
     claim: claim(records, (row) => `VALUES (${row})`),
 
@@ -73,6 +90,28 @@ export function statementsFor(tables: SqliteTables) {
         updated_at = excluded.updated_at, expires_at = excluded.expires_at
       WHERE ${WRITABLE} AND fingerprint = excluded.fingerprint
         AND (state = ${OPEN} OR (${LAPSED} AND on_crash = ${RERUN} AND crashes + 1 < ?))`,
+
+    /** The same for many, those that are absent. */
+    completeMany: `INSERT INTO ${records} (id, scope, key, fingerprint, format, state, attempt, crashes,
+        owner, on_crash, created_at, updated_at, expires_at, result)
+      SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, ${RECORD_FORMAT}, ${COMPLETED}, 1, 0,
+        unhex(value ->> 4), value ->> 5, ${NOW}, ${NOW}, ${NOW} + ?, unhex(value ->> 6)
+      FROM json_each(?) WHERE true
+      ON CONFLICT (id) DO NOTHING
+      RETURNING lower(hex(id)) AS id`,
+
+    findMany: `SELECT ${COLUMNS}, result, NULL AS journal FROM ${records}
+      WHERE id IN (SELECT unhex(value) FROM json_each(?)) AND ${LIVE}`,
+
+    reopen: `UPDATE ${records}
+      SET state = ${OPEN}, result = NULL, updated_at = ${NOW}, expires_at = ${NOW} + ?
+      WHERE (id, owner, attempt) IN (
+          SELECT unhex(value ->> 0), unhex(value ->> 1), value ->> 2 FROM json_each(?))
+        AND state = ${COMPLETED}`,
+
+    /** SM-14. Bytes put after bytes are bytes, where SQLite is told so. */
+    append: `UPDATE ${records} SET journal = CAST(coalesce(journal, zeroblob(0)) || ? AS BLOB)
+      WHERE ${OWNED}`,
 
     renew: `UPDATE ${records} SET lease_until = ${NOW} + ?, expires_at = ${NOW} + ? WHERE ${OWNED}`,
 
@@ -116,12 +155,9 @@ export function statementsFor(tables: SqliteTables) {
  * listing has to go with it.
  */
 function claim(records: string, source: (row: string) => string): string {
-  const row = `unhex(?), ?, ?, ?, ${RECORD_FORMAT}, ${RUNNING}, 1, 0, unhex(?),
-    ?, ${NOW} + ?, ${NOW}, ${NOW}, ${NOW} + ?`;
   const isOwn = "owner = excluded.owner";
-  return `INSERT INTO ${records} (id, scope, key, fingerprint, format, state, attempt, crashes, owner,
-      on_crash, lease_until, created_at, updated_at, expires_at)
-    ${source(row)}
+  return `INSERT INTO ${records} (${CLAIM_COLUMNS})
+    ${source(CLAIM_ROW)}
     ON CONFLICT (id) DO UPDATE
     SET state = ${RUNNING}, owner = excluded.owner, lease_until = excluded.lease_until,
       expires_at = excluded.expires_at,

@@ -2,20 +2,37 @@
 
 import { StoreUnavailable, StoreUnusable } from "../../errors.ts";
 import type {
+  AttemptToken,
   BeginAnswer,
   Claim,
   Ending,
+  JournalEntry,
+  QueueItem,
   SettleAnswer,
   SqlExecutor,
   StoreTransactions,
 } from "../../store.ts";
+import { assertAdding } from "../queue-checks.ts";
 import { answerTo } from "../sql-record.ts";
+import { completeAlone } from "../transactions.ts";
 import type { SqliteConnection, SqliteDatabase } from "./connection.ts";
 import { isBusy, isOfStatement, storeError } from "./errors.ts";
 import { fromSqlite } from "./executor.ts";
+import { added } from "./queue.ts";
+import type { QueueStatements } from "./queue-statements.ts";
 import { assertSchema } from "./schema.ts";
 import type { SqliteStatements } from "./statements.ts";
-import { claimed, completed, found, performOn, settled, type Transition } from "./transitions.ts";
+import {
+  appended,
+  claimed,
+  completed,
+  completedTogether,
+  found,
+  performOn,
+  reopened,
+  settled,
+  type Transition,
+} from "./transitions.ts";
 import type { WriteLine } from "./write-line.ts";
 
 /** A connection that is used for transactions alone. */
@@ -30,6 +47,7 @@ export class SqliteTransactions<Database extends SqliteDatabase>
   /** SQLite has one writer at a time. */
   readonly concurrencyMax = 1;
   readonly #statements: SqliteStatements;
+  readonly #queue: QueueStatements;
   readonly #table: string;
   readonly #line: WriteLine;
   readonly #records: SqliteConnection;
@@ -38,6 +56,7 @@ export class SqliteTransactions<Database extends SqliteDatabase>
 
   constructor(parts: {
     statements: SqliteStatements;
+    queue: QueueStatements;
     table: string;
     line: WriteLine;
     /** The connection that the records are read through. */
@@ -45,6 +64,7 @@ export class SqliteTransactions<Database extends SqliteDatabase>
     own: TransactionConnection<Database> | undefined;
   }) {
     this.#statements = parts.statements;
+    this.#queue = parts.queue;
     this.#table = parts.table;
     this.#line = parts.line;
     this.#records = parts.records;
@@ -122,14 +142,51 @@ export class SqliteTransactions<Database extends SqliteDatabase>
     return this.#perform(executor, completed(this.#statements, claim, result, retentionMs));
   }
 
+  async completeMany(
+    executor: SqlExecutor,
+    claims: readonly Claim[],
+    results: readonly Uint8Array[],
+    retentionMs: number,
+  ): Promise<BeginAnswer[]> {
+    const together = completedTogether(this.#statements, claims, results, retentionMs);
+    const answers: BeginAnswer[] = [];
+    for (const [index, answer] of (await this.#perform(executor, together)).entries()) {
+      const alone = () =>
+        completeAlone(this, executor, claims[index]!, results[index]!, retentionMs);
+      answers.push(answer ?? (await alone()));
+    }
+    return answers;
+  }
+
+  async reopen(
+    executor: SqlExecutor,
+    tokens: readonly AttemptToken[],
+    retentionMs: number,
+  ): Promise<void> {
+    await this.#perform(executor, reopened(this.#statements, tokens, retentionMs));
+  }
+
   async begin(executor: SqlExecutor, claim: Claim): Promise<BeginAnswer> {
     const record = await this.#perform(executor, found(this.#statements, claim.id));
     const seen = answerTo(claim, record);
     return seen ?? this.#perform(executor, claimed(this.#statements, claim));
   }
 
+  async append(executor: SqlExecutor, entry: JournalEntry): Promise<SettleAnswer> {
+    return this.#perform(executor, appended(this.#statements, entry));
+  }
+
   async settle(executor: SqlExecutor, ending: Ending): Promise<SettleAnswer> {
     return this.#perform(executor, settled(this.#statements, ending));
+  }
+
+  async enqueue(
+    executor: SqlExecutor,
+    items: readonly QueueItem[],
+    options = { dueInMs: 0 },
+  ): Promise<void> {
+    assertAdding(items, options);
+    await this.#perform(executor, added(this.#queue, items, options));
   }
 
   async #perform<Answer>(executor: SqlExecutor, transition: Transition<Answer>): Promise<Answer> {

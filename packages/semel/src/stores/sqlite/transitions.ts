@@ -8,6 +8,7 @@ import type {
   BeginAnswer,
   Claim,
   Ending,
+  JournalEntry,
   RecordId,
   SettleAnswer,
   SqlExecutor,
@@ -68,14 +69,29 @@ interface ClaimRow {
   policy: SqliteInteger;
 }
 
+/** SM-1, the most of what a store is asked: at once, without the generators that a transition is made of. */
+export function claimedNew(
+  connection: SqliteConnection,
+  { claimNew }: SqliteStatements,
+  claim: Claim,
+): BeginAnswer | undefined {
+  if (claim.refuseLate || connection.run(claimNew, ...claimRow(claim)) === 0) return undefined;
+  return { kind: "acquired", attempt: 1, probe: false };
+}
+
+/** The parameters of a claim's row. */
+function claimRow(claim: Claim): SqliteValue[] {
+  const { id, scope, key, fingerprint, owner, onCrash, leaseMs, lapsedRetentionMs } = claim;
+  const lifeMs = lapsedRetentionMs === null ? null : leaseMs + lapsedRetentionMs;
+  return [id, scope, key, fingerprint, owner, CRASH_POLICY_CODES[onCrash], leaseMs, lifeMs];
+}
+
 /** SM-1 to SM-7, where no answer was read before. */
 export function* claimed(statements: SqliteStatements, claim: Claim): Transition<BeginAnswer> {
-  const { id, owner, refuseLate } = claim;
+  const { id, refuseLate } = claim;
   const [acquired] = yield* rows<ClaimRow>(
     refuseLate ? statements.claimUnlessLate : statements.claim,
-    ...[id, claim.scope, claim.key, claim.fingerprint, owner],
-    ...[CRASH_POLICY_CODES[claim.onCrash], claim.leaseMs],
-    claim.lapsedRetentionMs === null ? null : claim.leaseMs + claim.lapsedRetentionMs,
+    ...claimRow(claim),
     ...(refuseLate ? [refuseLate.sentAt, refuseLate.ageMaxMs, id] : []),
     claim.attemptsMax,
   );
@@ -105,18 +121,43 @@ function* lapsedHeld(
   return { kind: "held", attempt, reason };
 }
 
+const STATE_AFTER = {
+  complete: STATE_CODES.completed,
+  release: STATE_CODES.open,
+  hold: STATE_CODES.held,
+} as const;
+
+/** The parameters of an attempt's end. */
+function endRow(ending: Ending): SqliteValue[] {
+  const { id, attempt, owner, kind, retentionMs } = ending;
+  const result = kind === "complete" ? blob(ending.result) : null;
+  const reason = kind === "hold" ? ending.reason : null;
+  return [STATE_AFTER[kind], result, reason, retentionMs, id, attempt, owner];
+}
+
+/** {@link settled} at once, as {@link claimedNew} is. */
+export function settledAtOnce(
+  connection: SqliteConnection,
+  statements: SqliteStatements,
+  ending: Ending,
+): SettleAnswer {
+  if (connection.run(statements.settle, ...endRow(ending)) > 0) return { kind: "settled" };
+  return perform(connection, stale(statements, ending));
+}
+
 /** SM-8 to SM-10. */
 export function* settled(statements: SqliteStatements, ending: Ending): Transition<SettleAnswer> {
-  const { id, attempt, owner } = ending;
-  const state = { complete: "completed", release: "open", hold: "held" } as const;
-  const count = yield* changes(
-    statements.settle,
-    STATE_CODES[state[ending.kind]],
-    ending.kind === "complete" ? blob(ending.result) : null,
-    ending.kind === "hold" ? ending.reason : null,
-    ...[ending.retentionMs, id, attempt, owner],
-  );
+  const count = yield* changes(statements.settle, ...endRow(ending));
   return count > 0 ? { kind: "settled" } : yield* stale(statements, ending);
+}
+
+/** SM-14. */
+export function* appended(
+  statements: SqliteStatements,
+  { id, attempt, owner, bytes }: JournalEntry,
+): Transition<SettleAnswer> {
+  const count = yield* changes(statements.append, blob(bytes), id, attempt, owner);
+  return count > 0 ? { kind: "settled" } : yield* stale(statements, { id });
 }
 
 /** Claim and completion at once. */
@@ -138,6 +179,40 @@ export function* completed(
   return yield* stale(statements, claim);
 }
 
+/** Claims and completions of those that are absent, and answers for the others as far as one can be given. */
+export function* completedTogether(
+  statements: SqliteStatements,
+  claims: readonly Claim[],
+  results: readonly Uint8Array[],
+  retentionMs: number,
+): Transition<(BeginAnswer | undefined)[]> {
+  const rowsOf = claims.map(({ id, scope, key, fingerprint, owner, onCrash }, index) => {
+    const result = Buffer.from(results[index]!).toString("hex");
+    return [id, scope, key, fingerprint, owner, CRASH_POLICY_CODES[onCrash], result];
+  });
+  const { completeMany, findMany } = statements;
+  const inserted = yield* rows<{ id: string }>(completeMany, retentionMs, JSON.stringify(rowsOf));
+  const fresh = new Set(inserted.map(({ id }) => id));
+  const others = claims.filter(({ id }) => !fresh.has(id)).map(({ id }) => id);
+  const found = others.length > 0 ? yield* rows<RecordRow>(findMany, JSON.stringify(others)) : [];
+  const records = new Map(found.map((row) => [row.id, row]));
+  return claims.map((claim) => {
+    if (fresh.has(claim.id)) return { kind: "acquired", attempt: 1, probe: false };
+    const row = records.get(claim.id);
+    return answerTo(claim, row && storedRecord(row));
+  });
+}
+
+/** What was completed in a transaction that goes on without it. */
+export function* reopened(
+  { reopen }: SqliteStatements,
+  tokens: readonly AttemptToken[],
+  retentionMs: number,
+): Transition<void> {
+  const named = tokens.map(({ id, owner, attempt }) => [id, owner, attempt]);
+  yield* changes(reopen, retentionMs, JSON.stringify(named));
+}
+
 /** @throws {RecordUnreadable} when nobody can tell whose the record is */
 export function* stale(
   statements: SqliteStatements,
@@ -156,11 +231,11 @@ export function* found(
   return row && storedRecord(row);
 }
 
-function* rows<Row>(sql: string, ...parameters: SqliteValue[]): Transition<readonly Row[]> {
+export function* rows<Row>(sql: string, ...parameters: SqliteValue[]): Transition<readonly Row[]> {
   return (yield { sql, parameters, reads: true }).rows as readonly Row[];
 }
 
-function* changes(sql: string, ...parameters: SqliteValue[]): Transition<number> {
+export function* changes(sql: string, ...parameters: SqliteValue[]): Transition<number> {
   return (yield { sql, parameters, reads: false }).changes;
 }
 

@@ -11,6 +11,7 @@ import {
   complete,
   completion,
   DECADE_MS,
+  DRIFT_MS_MAX,
   duplicateOf,
   expectKind,
   hold,
@@ -40,7 +41,7 @@ const fresh = [
     const claim = claimOf({ onCrash: "probe", lapsedRetentionMs: RETENTION_MS });
     await acquire(store, claim);
     const record = await mustRead(store, claim.id);
-    const { leaseRemainingMs, expiresInMs, createdAt, updatedAt, ...rest } = record;
+    const { leaseRemainingMs, expiresInMs, createdAt, updatedAt, ageMs, ...rest } = record;
     assert.deepEqual(rest, {
       id: claim.id,
       scope: claim.scope,
@@ -53,10 +54,12 @@ const fresh = [
       onCrash: "probe",
       result: null,
       reason: null,
+      journal: null,
     });
     assertRemaining(leaseRemainingMs, LEASE_MS);
     assertRemaining(expiresInMs, LEASE_MS + RETENTION_MS);
     assert.ok(createdAt > 0 && createdAt <= updatedAt);
+    assert.ok(ageMs >= 0 && ageMs < DRIFT_MS_MAX);
   }),
 
   storeCase("reading never creates a record", async ({ store }) => {

@@ -25,6 +25,7 @@ import {
   renewal,
   SETTLED,
   STALE,
+  STATE_AFTER,
   voiding,
 } from "../claims.ts";
 import { type Fault, faultyStore } from "../faulty-store.ts";
@@ -151,8 +152,7 @@ const endings = [
       assert.equal(record.attempt, 1);
       assert.equal(record.owner, claim.owner);
       assert.equal(record.crashes, 0);
-      const states = { complete: "completed", release: "open", hold: "held", renew: "running" };
-      assert.equal(record.state, states[name]);
+      assert.equal(record.state, STATE_AFTER[name]);
     }),
   ),
 

@@ -105,7 +105,7 @@ const paging = [
     await complete(store, claim);
     const [listed] = (await store.list({ limit: 10 })).records;
     const read = await mustRead(store, claim.id);
-    const shown = (record: StoredRecord | undefined) => ({ ...record, expiresInMs: 0 });
+    const shown = (record: StoredRecord | undefined) => ({ ...record, expiresInMs: 0, ageMs: 0 });
     assert.deepEqual(shown(listed), shown({ ...read, result: null }));
   }),
 

@@ -22,6 +22,7 @@ import {
   release,
   SETTLED,
   STALE,
+  STATE_AFTER,
 } from "../claims.ts";
 import { storeCase, together } from "../store-harness.ts";
 
@@ -84,7 +85,7 @@ export const settleCases = [
           const claim = claimOf({ onCrash });
           const token = await reach(harness, "lapsed", claim);
           assert.deepEqual(await write(store, token), SETTLED);
-          const state = { complete: "completed", release: "open", hold: "held" }[name as "hold"];
+          const state = STATE_AFTER[name];
           const record = await mustRead(store, claim.id);
           assert.equal(record.state, state);
           assert.equal(record.crashes, 0);

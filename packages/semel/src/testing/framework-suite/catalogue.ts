@@ -70,7 +70,9 @@ export type ActiveRoute =
   | "drip"
   | "drip-pipe"
   | "drip-pipeline"
-  /** The same with a declared `Content-Length`. */
+  /** The gate `drip`, and then {@link DRIP} at once. */
+  | "late-pipe"
+  /** As `drip`, with a declared `Content-Length`. */
   | "drip-declared"
   /** Everything of {@link DRIP} at once, under a declared `Content-Length`; the end after the gate. */
   | "declared-late-end"

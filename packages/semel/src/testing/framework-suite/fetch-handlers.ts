@@ -14,7 +14,7 @@ import {
   type Route,
   SENT_HEADERS,
 } from "./catalogue.ts";
-import { dripping, flood } from "./node-handlers.ts";
+import { beginningLate, dripping, flood } from "./node-handlers.ts";
 import type { Stage } from "./stage.ts";
 
 /** The routes that a handler which returns its response can have. */
@@ -147,6 +147,7 @@ function streaming(stage: Stage) {
     },
     drip: () => new Response(streamOf(dripping(stage))),
     "drip-pipe": () => new Response(Readable.toWeb(Readable.from(dripping(stage))) as never),
+    "late-pipe": () => new Response(Readable.toWeb(Readable.from(beginningLate(stage))) as never),
     "drip-pipeline": () => {
       const { readable, writable } = new TransformStream();
       streamOf(dripping(stage))

@@ -10,6 +10,7 @@ import { departureCases } from "./cases/departures.ts";
 import { durabilityCases } from "./cases/durability.ts";
 import { fingerprintCases } from "./cases/fingerprints.ts";
 import { keyCases } from "./cases/keys.ts";
+import { observationCases } from "./cases/observation.ts";
 import { policyCases } from "./cases/policy.ts";
 import { refusalCases } from "./cases/refusals.ts";
 import type { FrameworkCase } from "./harness.ts";
@@ -68,4 +69,5 @@ export const frameworkCases: readonly FrameworkCase[] = [
   ...departureCases,
   ...bodyCases,
   ...connectionCases,
+  ...observationCases,
 ];

@@ -29,6 +29,12 @@ export async function* dripping(stage: Stage): AsyncGenerator<Buffer> {
   yield Buffer.from(DRIP[1]);
 }
 
+/** {@link DRIP}, of which nothing comes before the gate. */
+export async function* beginningLate(stage: Stage): AsyncGenerator<Buffer> {
+  await stage.pass("drip");
+  yield Buffer.from(DRIP.join(""));
+}
+
 /** `settings.bytes` bytes in chunks of 64 kB. */
 export function* flood(stage: Stage): Generator<Buffer> {
   const bytes = patterned(stage.settings.bytes);
@@ -198,6 +204,9 @@ function streaming(stage: Stage) {
     },
     "drip-pipe": (_, response) => {
       Readable.from(dripping(stage)).pipe(response);
+    },
+    "late-pipe": (_, response) => {
+      Readable.from(beginningLate(stage)).pipe(response);
     },
     "drip-pipeline": (_, response) => pipeline(dripping(stage), response),
     "drip-declared": async (_, response) => {

@@ -262,7 +262,9 @@ function rot13Outside(_request: object, response: object): void {
   };
   const { write, end } = target;
   const turned = (chunk: unknown) =>
-    chunk === undefined ? undefined : rot13(Buffer.from(chunk as Uint8Array).toString());
+    chunk === undefined || chunk === null
+      ? undefined
+      : rot13(Buffer.from(chunk as Uint8Array).toString());
   target.write = (chunk) => {
     if (!target.headersSent) target.removeHeader("content-length");
     return write.call(target, turned(chunk));

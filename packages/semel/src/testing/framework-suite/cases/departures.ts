@@ -33,6 +33,7 @@ const WAITING: readonly [Route, string, string][] = [
   ["drip-pipe", "drip", DRIP.join("")],
   ["drip-pipeline", "drip", DRIP.join("")],
   ["drip-declared", "drip", DRIP.join("")],
+  ["late-pipe", "drip", DRIP.join("")],
   ["declared-late-end", "drip", DRIP.join("")],
 ];
 

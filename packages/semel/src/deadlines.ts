@@ -1,0 +1,67 @@
+// Bounds many short waits of one length, such as those for a store's answers. They end in the order in
+// which they began, so that one timer serves them all: one each would cost more than a store in memory.
+
+import type { Clock } from "./clock.ts";
+
+interface Wait {
+  readonly endsAt: number;
+  reject(error: Error): void;
+  late(): Error;
+}
+
+export class Deadlines {
+  readonly #clock: Clock;
+  readonly #ms: number;
+  /** In the order in which they end. */
+  readonly #waits = new Set<Wait>();
+  /** A timer runs; it outlives the waits, because it is cheaper to let it find none. */
+  #isTimed = false;
+
+  /** @param ms how long anybody waits */
+  constructor(clock: Clock, ms: number) {
+    this.#clock = clock;
+    this.#ms = ms;
+  }
+
+  /**
+   * The promise's outcome, or a rejection with `late()` after the time. The work itself goes on.
+   *
+   * @param now by the clock, which takes time to be asked
+   */
+  within<T>(work: Promise<T>, late: () => Error, now = this.#clock.now()): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const wait: Wait = { endsAt: now + this.#ms, reject, late };
+      this.#waits.add(wait);
+      if (!this.#isTimed) this.#schedule(this.#ms);
+      work.then(
+        (value) => {
+          this.#waits.delete(wait);
+          resolve(value);
+        },
+        (error) => {
+          this.#waits.delete(wait);
+          reject(error);
+        },
+      );
+    });
+  }
+
+  #schedule(ms: number): void {
+    this.#isTimed = true;
+    this.#clock.schedule(ms, () => this.#end());
+  }
+
+  #end(): void {
+    this.#isTimed = false;
+    const now = this.#clock.now();
+    for (const wait of this.#waits) {
+      if (wait.endsAt > now) {
+        // Those that follow end later still. Timers may fire a little early.
+        this.#schedule(Math.max(1, wait.endsAt - now));
+        break;
+      }
+      this.#waits.delete(wait);
+      wait.reject(wait.late());
+    }
+  }
+}

@@ -1,0 +1,502 @@
+// The named steps of an operation (EN-6): each one's result is saved as soon as it is known, and what
+// was saved is never computed again, by whichever attempt.
+
+import type { Codec } from "../codec.ts";
+import { type Duration, durationMs } from "../duration.ts";
+import {
+  AttemptSuperseded,
+  InvalidOption,
+  NotSerializable,
+  OperationFailed,
+  OperationHeld,
+  RecordUnreadable,
+  StepInvalid,
+  StepsDiverged,
+  StoreUnavailable,
+} from "../errors.ts";
+import { isObserved, publish } from "../events.ts";
+import { assertKnownOptions } from "../options.ts";
+import { backoffMs, pause } from "../retry.ts";
+import type { SettleAnswer, Store, StoredRecord, StoreTransactions } from "../store.ts";
+import type { Attempt } from "./attempt.ts";
+import type { RecordEffect, TransactionEffects } from "./effects/effects.ts";
+import { Gathering } from "./gathering.ts";
+import { type Entry, type EntryHead, entriesOf, framedEntry } from "./journal.ts";
+import { type Persistence, persist } from "./persist.ts";
+import { assertName, stepKey } from "./steps-in-transaction.ts";
+import { Underway } from "./underway.ts";
+
+/** What a step is given. */
+export interface StepContext {
+  /**
+   * A key for what the step asks of others: the same in every attempt, and no other step's. A UUID
+   * (version 8, RFC 9562) made of the operation's scope and key and the step's name.
+   */
+  readonly idempotencyKey: string;
+  /** Aborts when another attempt took over. */
+  readonly signal: AbortSignal;
+  /** Of the operation, from 1; for downstreams that fence. */
+  readonly attempt: number;
+}
+
+/** What a step is given that is a transaction. */
+export interface TransactionStepContext extends StepContext {
+  /** {@link Operation.effect}, kept with the commit of this step. */
+  readonly effect: RecordEffect;
+}
+
+export interface StepOptions<Value> {
+  /**
+   * Undoes the step when the operation fails for good. It is called after those of later steps, and
+   * again if an attempt crashes in it: it is given the same `idempotencyKey` then.
+   */
+  undo?: (value: Value, context: StepContext) => unknown;
+  /**
+   * How long whoever is given the `idempotencyKey` remembers it. A step that an attempt began longer
+   * ago, and that nobody knows the end of, is not run again: the operation is held. It costs one
+   * more write. @default for ever
+   */
+  keyRetention?: Duration;
+}
+
+/** Runs a step, or returns what it returned when it ran. */
+export interface Step {
+  /**
+   * @param name of the step, unlike any other of this operation; in a loop, with its index
+   * @param work is called unless a result was saved; what it does elsewhere should carry its
+   * `idempotencyKey`, because it is called again when an attempt crashed before the result was saved
+   * @throws what the work throws, and nothing is saved; {@link StepInvalid} for a name that is used
+   * twice and after the operation's end; {@link StepsDiverged} when another execution took another
+   * path; {@link NotSerializable}, {@link OperationHeld}, {@link AttemptSuperseded}
+   */
+  <Value>(
+    name: string,
+    work: (context: StepContext) => Value | Promise<Value>,
+    options?: StepOptions<Value>,
+  ): Promise<Value>;
+  /**
+   * A step that is a transaction of the store's own database: its result is saved in it.
+   *
+   * @param work is given the store's transaction: a `pg` client, a `mysql2` connection, …; what it
+   * records by the `effect` of its context is kept with its commit
+   */
+  transaction<Transaction, Value>(
+    name: string,
+    work: (transaction: Transaction, context: TransactionStepContext) => Value | Promise<Value>,
+    options?: Pick<StepOptions<Value>, "undo">,
+  ): Promise<Value>;
+}
+
+/** Why an operation that failed for good could not be undone. */
+export interface UndoFailure {
+  reason: string;
+  error: unknown;
+}
+
+/** What steps need of the engine. */
+export interface StepsHost extends Persistence {
+  readonly store: Store;
+  readonly codec: Codec;
+  readonly maxResultBytes: number;
+  read(id: string): Promise<StoredRecord | undefined>;
+}
+
+/** Journals are read whole; what stores keep of one is bounded by this. */
+const JOURNAL_BYTES_MAX = 16 * 2 ** 20;
+const TRANSACTION_TRIES_MAX = 10;
+const TRANSACTION_BACKOFF = { baseMs: 5, capMs: 500 };
+
+/** A step as this execution called it. */
+interface Call {
+  name: string;
+  /** How many others were called before it. */
+  place: number;
+  /** Whether no other was under way then. */
+  alone: boolean;
+  state: "running" | "done" | "failed";
+  calledAt: number;
+}
+
+/** What earlier attempts left. */
+interface Saved {
+  done: Map<string, Entry & { head: DoneHead }>;
+  /** Steps by their places, where each was called when no other was under way. */
+  places: Map<number, string>;
+  begun: Map<string, number>;
+  undone: Set<string>;
+  bytes: number;
+  /** The record's age when it was looked at, and when that was. */
+  ageMs: number;
+  readAt: number;
+}
+
+type DoneHead = Extract<EntryHead, { kind: "done" }>;
+
+/** The steps of one execution. */
+export class Steps {
+  readonly step: Step;
+  readonly #host: StepsHost;
+  readonly #attempt: Attempt;
+  readonly #calls = new Map<string, Call>();
+  readonly #underway = new Underway();
+  /** In the order in which the steps ended. */
+  readonly #undoing: { name: string; undo: (context: StepContext) => unknown }[] = [];
+  #saved: Promise<Saved> | undefined;
+  #journalBytes = 0;
+  readonly #saving = new Gathering<Uint8Array>((chunks) => this.#write(Buffer.concat(chunks)));
+  /** Why the operation cannot go on from here. */
+  #stop: Error | undefined;
+
+  constructor(host: StepsHost, attempt: Attempt) {
+    this.#host = host;
+    this.#attempt = attempt;
+    this.step = Object.assign(
+      <Value>(name: string, work: Work<Value>, options: StepOptions<Value> = {}) => {
+        assertKnownOptions(options, ["undo", "keyRetention"], `step "${name}"`);
+        return this.#called(name, work, options, (call) => this.#run(call, work, options));
+      },
+      {
+        transaction: <Transaction, Value>(
+          name: string,
+          work: TransactionStepWork<Transaction, Value>,
+          options: StepOptions<Value> = {},
+        ) => {
+          assertKnownOptions(options, ["undo"], `step.transaction "${name}"`);
+          return this.#called(name, work, options, (call) => this.#transact(call, work));
+        },
+      },
+    ) as Step;
+  }
+
+  /** Waits for steps that nobody waited for; none may be called from here on. */
+  finish(): Promise<void> {
+    return this.#underway.finish();
+  }
+
+  /**
+   * The handler has returned: what it did must be what the record shows.
+   *
+   * @throws what a step failed with that nobody waited for; {@link StepsDiverged}
+   */
+  async conclude(): Promise<void> {
+    for (const error of await this.#underway.conclude()) {
+      this.#holdBy(error, "step-unawaited: nobody waited for a step, and it failed");
+    }
+    if (this.#stop) throw this.#stop;
+    if (!this.#saved) return;
+    for (const name of (await this.#saved).done.keys()) {
+      if (!this.#calls.has(name)) throw this.#diverged(`the step "${name}" was not called`);
+    }
+  }
+
+  /**
+   * The operation has failed for good: undoes its steps, the last one first. That it has failed is
+   * saved before, so that whatever becomes of this attempt, no other one goes on as if it had not.
+   *
+   * @returns what went wrong, if something did; another attempt may go on from there
+   */
+  async undo(failure: unknown): Promise<UndoFailure | undefined> {
+    await this.finish();
+    if (this.#undoing.length === 0) return undefined;
+    let undoing: { name: string; calledAt: number } | undefined;
+    try {
+      const saved = await this.#load();
+      const { attempt } = this.#attempt;
+      if (!this.#attempt.failure) {
+        const name = failure instanceof Error ? String(failure.name) : "Error";
+        const head = { kind: "failed", name, message: messageOf(failure), attempt } as const;
+        await this.#saving.add(framedEntry(head));
+      }
+      for (const { name, undo } of this.#undoing.toReversed()) {
+        if (saved.undone.has(name)) continue;
+        undoing = { name, calledAt: this.#host.clock.now() };
+        await this.#attempt.calling(() => undo(this.#contextOf(`undo of ${name}`)), name);
+        await this.#saving.add(framedEntry({ kind: "undone", name, attempt }));
+        this.#publish(undoing, "undone");
+      }
+      return undefined;
+    } catch (error) {
+      if (undoing) this.#publish(undoing, "failed");
+      const which = undoing ? ` step "${undoing.name}":` : "";
+      return { reason: `undo-failed:${which} ${messageOf(error)}`, error };
+    }
+  }
+
+  #called<Value>(
+    name: string,
+    work: unknown,
+    { undo }: StepOptions<Value>,
+    run: (call: Call) => Promise<Value>,
+  ): Promise<Value> {
+    try {
+      if (typeof work !== "function") throw new StepInvalid(`Step "${name}" takes a function`);
+      const call = this.#enter(name);
+      const ran = this.#settled(call, run).then((value) => {
+        if (undo) this.#undoing.push({ name, undo: (context) => undo(value, context) });
+        return value;
+      });
+      this.#underway.track(ran);
+      return ran;
+    } catch (error) {
+      return Promise.reject(error);
+    }
+  }
+
+  #enter(name: string): Call {
+    assertName(name);
+    if (this.#underway.isOver)
+      throw new StepInvalid(`Step "${name}" was called after the operation's end`);
+    const earlier = this.#calls.get(name);
+    if (earlier && earlier.state !== "failed") {
+      throw new StepInvalid(
+        `Step "${name}" was called twice; names are unique within an operation, such as \`${name}-\${i}\` in a loop`,
+      );
+    }
+    const alone = this.#underway.size === 0;
+    const place = earlier?.place ?? this.#calls.size;
+    const calledAt = isObserved() ? this.#host.clock.now() : 0;
+    const call: Call = { name, place, alone, state: "running", calledAt };
+    this.#calls.set(name, call);
+    return call;
+  }
+
+  async #settled<Value>(call: Call, run: (call: Call) => Promise<Value>): Promise<Value> {
+    try {
+      const saved = await this.#load();
+      if (this.#stop) throw this.#stop;
+      this.#assertPath(call, saved);
+      const done = saved.done.get(call.name);
+      const { failure } = this.#attempt;
+      if (!done && failure) throw new OperationFailed(failure);
+      const value = done ? (this.#decoded(done) as Value) : await run(call);
+      call.state = "done";
+      this.#publish(call, done ? "replayed" : "ran");
+      return value;
+    } catch (error) {
+      call.state = "failed";
+      this.#publish(call, "failed");
+      throw error;
+    }
+  }
+
+  async #run<Value>(call: Call, work: Work<Value>, options: StepOptions<Value>): Promise<Value> {
+    if (options.keyRetention !== undefined) {
+      await this.#begin(call.name, durationMs(options.keyRetention, "keyRetention", { minMs: 1 }));
+    }
+    const value = await this.#attempt.calling(() => work(this.#contextOf(call.name)), call.name);
+    await this.#saving.add(this.#entryOf(call, value));
+    return value;
+  }
+
+  /** Notes that a step is about to run; refuses one that may have run too long ago. */
+  async #begin(name: string, keyRetentionMs: number): Promise<void> {
+    const saved = await this.#load();
+    const ageMs = saved.ageMs + this.#host.clock.now() - saved.readAt;
+    const begunAtMs = saved.begun.get(name);
+    if (begunAtMs === undefined) {
+      const { attempt } = this.#attempt;
+      await this.#saving.add(framedEntry({ kind: "begun", name, attempt, ageMs }));
+    } else if (ageMs - begunAtMs > keyRetentionMs) {
+      const reason = `step-in-doubt: "${name}" may have run longer ago than its key is remembered`;
+      throw this.#holdBy(new OperationHeld(reason), reason);
+    }
+  }
+
+  /** In one transaction with its result; what a lost commit did is read back. */
+  async #transact<Transaction, Value>(
+    call: Call,
+    work: TransactionStepWork<Transaction, Value>,
+  ): Promise<Value> {
+    const transactions = this.#transactions<Transaction>();
+    const epoch = async () => String(await this.#attempt.createdAt());
+    for (let tries = 0; ; tries++) {
+      let made: { value: Value } | undefined;
+      let effects: TransactionEffects | undefined;
+      try {
+        const value = await transactions.run(async (transaction, executor) => {
+          effects = this.#attempt.effects.within(executor, epoch);
+          const context = Object.assign(this.#contextOf(call.name), { effect: effects.record });
+          const value = await this.#attempt.calling(() => work(transaction, context), call.name);
+          await effects.conclude();
+          const entry = { ...this.#attempt.token, bytes: this.#entryOf(call, value) };
+          this.#assertSaved(await transactions.append(executor, entry));
+          made = { value };
+          return value;
+        });
+        effects?.committed();
+        return value;
+      } catch (error) {
+        if (made && (await this.#isSaved(call.name))) return made.value;
+        effects?.rolledBack();
+        if (tries === TRANSACTION_TRIES_MAX || !transactions.isRetryable(error)) throw error;
+        await pause(this.#host.clock, backoffMs(TRANSACTION_BACKOFF, tries, this.#host.random));
+      }
+    }
+  }
+
+  #transactions<Transaction>() {
+    const { store } = this.#host;
+    const transactions = store.transactions as StoreTransactions<Transaction> | undefined;
+    if (transactions?.append) return transactions as Required<StoreTransactions<Transaction>>;
+    throw new InvalidOption(
+      `The ${store.name} store has no transactions for steps; use step(), or a Postgres, MySQL or SQLite store`,
+    );
+  }
+
+  async #isSaved(name: string): Promise<boolean> {
+    const record = await this.#host.read(this.#attempt.token.id);
+    return entriesOf(record?.journal ?? EMPTY).some(
+      ({ head }) => head.kind === "done" && head.name === name,
+    );
+  }
+
+  #entryOf({ name, place, alone }: Call, value: unknown): Uint8Array {
+    const { attempt } = this.#attempt;
+    try {
+      const bytes = this.#host.codec.encode(value);
+      const most = this.#host.maxResultBytes;
+      if (bytes.byteLength > most) throw new Error(`it takes ${bytes.byteLength} bytes of ${most}`);
+      return framedEntry({ kind: "done", name, attempt, place, alone }, bytes);
+    } catch (cause) {
+      const why = `the result of step "${name}" cannot be stored: ${messageOf(cause)}`;
+      const error = new NotSerializable(`It ran, and ${why}. The operation is held`, { cause });
+      throw this.#holdBy(error, `not-serializable: ${why}`);
+    }
+  }
+
+  #decoded({ head, value }: Entry): unknown {
+    try {
+      return this.#host.codec.decode(value);
+    } catch (cause) {
+      throw new RecordUnreadable(`The result of step "${head.name}" cannot be decoded`, { cause });
+    }
+  }
+
+  /** What earlier attempts left; of the first one, nothing. */
+  #load(): Promise<Saved> {
+    this.#saved ??= this.#read();
+    return this.#saved;
+  }
+
+  async #read(): Promise<Saved> {
+    const { store } = this.#host;
+    if (!store.append) {
+      throw new InvalidOption(
+        `The ${store.name} store keeps no steps; see docs/writing-a-store.md`,
+      );
+    }
+    const { attempt, beganAt } = this.#attempt;
+    if (attempt === 1) return savedOf(EMPTY, 0, beganAt);
+    const { record, readAt } = await this.#attempt.found();
+    return savedOf(record?.journal ?? EMPTY, record?.ageMs ?? 0, readAt);
+  }
+
+  /** Where steps followed each other, they must do so again. */
+  #assertPath({ name, place }: Call, { done, places }: Saved): void {
+    const recorded = done.get(name)?.head;
+    if (recorded && places.size > 0 && recorded.place !== place) {
+      throw this.#diverged(`the step "${name}" came after ${recorded.place} others, now ${place}`);
+    }
+    const other = places.get(place);
+    if (other !== undefined && other !== name) {
+      throw this.#diverged(`the step "${other}" stood where "${name}" stands now`);
+    }
+  }
+
+  #diverged(why: string): Error {
+    const error = new StepsDiverged(
+      `This execution took another path than the one before it: ${why}. The operation is held; resolve it, or deploy the code that began it`,
+    );
+    return this.#holdBy(error, `steps-diverged: ${why}`);
+  }
+
+  /** Whatever the handler makes of the error: nobody may run this again without a look at it. */
+  #holdBy<Thrown>(error: Thrown, reason: string): Thrown {
+    this.#stop ??= error instanceof Error ? error : new Error(String(error));
+    this.#attempt.holdBecause(reason);
+    return error;
+  }
+
+  async #write(bytes: Uint8Array): Promise<void> {
+    const saved = await this.#load();
+    this.#journalBytes += bytes.byteLength;
+    if (saved.bytes + this.#journalBytes > JOURNAL_BYTES_MAX) {
+      const reason = `steps-too-large: the results of its steps take more than ${JOURNAL_BYTES_MAX} bytes`;
+      throw this.#holdBy(new OperationHeld(reason), reason);
+    }
+    const { store } = this.#host;
+    const entry = { ...this.#attempt.token, bytes };
+    const written = await persist(this.#host, () => store.append!(entry));
+    if (written.kind === "answered") return this.#assertSaved(written.answer);
+    throw new StoreUnavailable("The result of a step could not be saved", { cause: written.error });
+  }
+
+  #assertSaved(answer: SettleAnswer): void {
+    if (answer.kind === "settled") return;
+    this.#attempt.superseded();
+    throw new AttemptSuperseded();
+  }
+
+  #contextOf(name: string): StepContext {
+    const attempt = this.#attempt;
+    return {
+      idempotencyKey: stepKey(attempt.token.id, name),
+      attempt: attempt.attempt,
+      get signal() {
+        return attempt.signal;
+      },
+    };
+  }
+
+  #publish(
+    { name, calledAt }: Pick<Call, "name" | "calledAt">,
+    outcome: "ran" | "replayed" | "failed" | "undone",
+  ): void {
+    const { id, attempt } = this.#attempt.token;
+    const { clock } = this.#host;
+    publish(() => {
+      const durationMs = calledAt === 0 ? 0 : clock.now() - calledAt;
+      return { type: "step", id, attempt, name, outcome, durationMs };
+    });
+  }
+}
+
+type Work<Value> = (context: StepContext) => Value | Promise<Value>;
+type TransactionStepWork<Transaction, Value> = (
+  transaction: Transaction,
+  context: TransactionStepContext,
+) => Value | Promise<Value>;
+
+const EMPTY = new Uint8Array(0);
+
+/** What is written twice, because the reply of the first write was lost, counts once. */
+function savedOf(journal: Uint8Array, ageMs: number, readAt: number): Saved {
+  const done: Saved["done"] = new Map();
+  const begun = new Map<string, number>();
+  const undone = new Set<string>();
+  for (const { head, value } of entriesOf(journal)) {
+    switch (head.kind) {
+      case "undone":
+        undone.add(head.name);
+        break;
+      case "begun":
+        if (!begun.has(head.name)) begun.set(head.name, head.ageMs);
+        break;
+      case "done":
+        if (!done.has(head.name)) done.set(head.name, { head, value });
+    }
+  }
+  const heads = [...done.values()].map(({ head }) => head);
+  const isSequence = heads.every(({ alone }) => alone);
+  const places = new Map(isSequence ? heads.map(({ place, name }) => [place, name]) : []);
+  return { done, places, begun, undone, bytes: journal.byteLength, ageMs, readAt };
+}
+
+/** Never throws: a handler may throw anything at all. */
+function messageOf(error: unknown): string {
+  try {
+    return String(error instanceof Error ? error.message : error);
+  } catch {
+    return "an error without a message";
+  }
+}

@@ -1,0 +1,100 @@
+// The headers of a `node:http` response: read, put back, added to; and responses that no handler made.
+
+import type { ServerResponse } from "node:http";
+import { exposedHeaders } from "./cors.ts";
+import type { HttpResponse } from "./response.ts";
+
+/** What says something about one body (RFC 9110 §8, RFC 9530), unlike `Content-Security-Policy`. */
+const OF_A_BODY = new Set([
+  "content-type",
+  "content-length",
+  "content-encoding",
+  "content-language",
+  "content-location",
+  "content-range",
+  "content-disposition",
+  "content-digest",
+  "repr-digest",
+  "content-md5",
+  "digest",
+  "etag",
+  "last-modified",
+  "trailer",
+  "transfer-encoding",
+]);
+
+/** Sends a response that no handler made. */
+export function sendResponse(
+  response: ServerResponse,
+  { status, headers, body }: HttpResponse,
+): void {
+  for (const name of response.getHeaderNames()) {
+    // What the application's own middleware set stays; what describes another body does not.
+    if (OF_A_BODY.has(name)) response.removeHeader(name);
+  }
+  response.statusCode = status;
+  response.statusMessage = "";
+  const seen = new Set<string>();
+  for (const [name, value] of headers) {
+    if (seen.has(name)) response.appendHeader(name, value);
+    else response.setHeader(name, value);
+    seen.add(name);
+  }
+  addHeaders(response, []);
+  response.end(body);
+}
+
+export function addHeaders(response: ServerResponse, headers: HttpResponse["headers"]): void {
+  for (const [name, value] of headers) response.setHeader(name, value);
+  const exposed = exposedHeaders((name) => response.getHeader(name));
+  if (exposed !== undefined) response.setHeader("access-control-expose-headers", exposed);
+}
+
+export function headersOf(response: ServerResponse): [string, string][] {
+  const fields: [string, string][] = [];
+  for (const name of response.getHeaderNames()) {
+    const value = response.getHeader(name);
+    if (typeof value === "string") fields.push([name, value]);
+    else if (Array.isArray(value)) for (const item of value) fields.push([name, String(item)]);
+    else if (value !== undefined) fields.push([name, String(value)]);
+  }
+  return fields;
+}
+
+export function restoreHeaders(response: ServerResponse, headers: HttpResponse["headers"]): void {
+  if (hasHeaders(response, headers)) return;
+  const wanted = new Map<string, string[]>();
+  for (const [name, value] of headers) {
+    const values = wanted.get(name);
+    if (values) values.push(value);
+    else wanted.set(name, [value]);
+  }
+  for (const name of response.getHeaderNames()) {
+    if (!wanted.has(name)) response.removeHeader(name);
+  }
+  for (const [name, values] of wanted) {
+    const current = response.getHeader(name);
+    if (String(current) === values.join(",")) continue;
+    response.setHeader(name, values.length === 1 ? values[0]! : values);
+  }
+}
+
+/** Whether nothing was touched, which is nearly always. */
+function hasHeaders(response: ServerResponse, headers: HttpResponse["headers"]): boolean {
+  const names = response.getHeaderNames();
+  if (names.length !== headers.length) return false;
+  return headers.every(
+    ([name, value], i) => names[i] === name && response.getHeader(name) === value,
+  );
+}
+
+export function setHeaderPairs(response: ServerResponse, pairs: readonly unknown[]): void {
+  const flat = pairs.flat() as string[];
+  const names = new Set<string>();
+  for (let i = 0; i + 1 < flat.length; i += 2) {
+    const name = flat[i]!;
+    if (names.has(name.toLowerCase())) response.appendHeader(name, flat[i + 1]!);
+    else response.setHeader(name, flat[i + 1]!);
+    names.add(name.toLowerCase());
+  }
+}

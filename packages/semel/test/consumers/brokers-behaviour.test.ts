@@ -1,0 +1,205 @@
+// What only some brokers have: order in groups, ids of their own, clients that must not be connected.
+
+import { randomBytes } from "node:crypto";
+import { Queue, Worker } from "bullmq";
+import { connectAsync } from "mqtt";
+import { afterAll, describe, expect, test } from "vitest";
+import { bullProcessor } from "../../src/consumers/bullmq.ts";
+import { consumeMqtt } from "../../src/consumers/mqtt.ts";
+import { consumeSqs, sqsHandler } from "../../src/consumers/sqs.ts";
+import { Idempotency } from "../../src/engine/idempotency.ts";
+import { createInbox, type InboxOptions } from "../../src/engine/inbox/inbox.ts";
+import { memoryStore } from "../../src/stores/memory.ts";
+import { startSqs } from "../servers/sqs.ts";
+import { bullmqHarness, closeRedis, connection } from "./bullmq-harness.ts";
+import { closeMosquitto, mqttHarness, url as mqttUrl } from "./mqtt-harness.ts";
+import { until } from "./suite.ts";
+
+const sqs = await startSqs();
+afterAll(async () => {
+  await sqs.close();
+  await closeRedis();
+  await closeMosquitto();
+});
+
+const name = () => `semel-${randomBytes(6).toString("hex")}`;
+const inboxOf = (options: InboxOptions = {}) =>
+  createInbox(new Idempotency({ store: memoryStore() }), "behaviour", {
+    retryDelayMax: 20,
+    ...options,
+  });
+
+describe("SQS in Lambda", () => {
+  const record = (messageId: string, group?: string, queue = "orders.fifo") => ({
+    messageId,
+    body: messageId,
+    eventSourceARN: `arn:aws:sqs:eu-central-1:1:${queue}`,
+    attributes: group === undefined ? {} : { MessageGroupId: group },
+    messageAttributes: {},
+  });
+  const failing = (bad: string, handled: string[]) =>
+    sqsHandler(inboxOf(), {
+      async handler({ body }: ReturnType<typeof record>) {
+        handled.push(body);
+        await new Promise(setImmediate);
+        if (body === bad) throw new Error("cannot");
+      },
+    });
+
+  test("MSG-2: in a FIFO queue a group stops at what failed, and other groups go on", async () => {
+    const handled: string[] = [];
+    const records = [
+      ["a1", "a"],
+      ["b1", "b"],
+      ["a2", "a"],
+      ["a3", "a"],
+      ["b2", "b"],
+    ];
+    const { batchItemFailures } = await failing(
+      "a2",
+      handled,
+    )({
+      Records: records.map(([id, group]) => record(id!, group)),
+    });
+    expect(batchItemFailures).toEqual([{ itemIdentifier: "a2" }, { itemIdentifier: "a3" }]);
+    expect(handled.toSorted()).toEqual(["a1", "a2", "b1", "b2"]);
+    expect(handled.indexOf("a1")).toBeLessThan(handled.indexOf("a2"));
+  });
+
+  test("MSG-2: in a standard queue groups are for fairness, and only what failed comes again", async () => {
+    const handled: string[] = [];
+    const handler = failing("a1", handled);
+    const Records = [record("a1", "a", "orders"), record("a2", "a", "orders"), record("c")];
+    const failures = { batchItemFailures: [{ itemIdentifier: "a1" }] };
+    expect(await handler({ Records })).toEqual(failures);
+    expect(await handler({ Records })).toEqual(failures);
+    expect(handled.toSorted()).toEqual(["a1", "a1", "a2", "c"]);
+  });
+
+  test("MSG-2: a dead letter that is kept is done with, and one that cannot be kept is not", async () => {
+    const kept: string[] = [];
+    const handler = sqsHandler(inboxOf({ attemptsMax: 1 }), {
+      handler: () => {
+        throw new Error("cannot");
+      },
+      deadLetter({ body }: ReturnType<typeof record>, reason) {
+        if (body === "full") throw new Error("no room");
+        kept.push(`${body} ${reason}`);
+      },
+    });
+    const { batchItemFailures } = await handler({ Records: [record("bad"), record("full")] });
+    expect(batchItemFailures).toEqual([{ itemIdentifier: "full" }]);
+    expect(kept).toEqual(["bad poison: cannot"]);
+  });
+});
+
+test("MSG-2: of a FIFO queue of SQS, the poller keeps the order of a group through a failure", async () => {
+  const { client } = sqs;
+  const { QueueUrl } = await client.createQueue({
+    QueueName: `${name()}.fifo`,
+    Attributes: { FifoQueue: "true" },
+  });
+  const send = (body: string, group: string) =>
+    client.sendMessage({
+      QueueUrl,
+      MessageBody: body,
+      MessageGroupId: group,
+      MessageDeduplicationId: body,
+    });
+  for (const body of ["a1", "a2", "a3"]) await send(body, "a");
+  await send("b1", "b");
+  const done: string[] = [];
+  let failures = 0;
+  const consumption = consumeSqs(inboxOf(), client, QueueUrl!, {
+    visibilityTimeout: "2s",
+    waitTime: "1s",
+    handler({ Body }) {
+      if (Body === "a1" && failures++ === 0) throw new Error("once");
+      done.push(Body!);
+    },
+  });
+  await until(() => done.length === 4);
+  await consumption.close();
+  expect(done.filter((body) => body.startsWith("a"))).toEqual(["a1", "a2", "a3"]);
+});
+
+test("options of SQS that are wrong are refused by name", () => {
+  const consume = (options: object) => () =>
+    consumeSqs(inboxOf(), sqs.client, "https://queues/q", { handler() {}, ...options });
+  expect(consume({ visibilityTimeout: "500ms" })).toThrow(
+    "`visibilityTimeout` must be a whole number",
+  );
+  expect(consume({ waitTime: "30s" })).toThrow("`waitTime` must be a whole number from 1 to 20");
+  expect(() => consumeSqs(inboxOf(), {} as never, "q", { handler() {} })).toThrow("`client` must");
+});
+
+describe.skipIf(bullmqHarness.missing !== undefined)("BullMQ", () => {
+  test("MSG-2: a job with an id of its own is known after its queue has forgotten it; counted jobs are not mixed up", async () => {
+    const queue = new Queue(name(), { connection });
+    const handled: unknown[] = [];
+    const kinds: string[] = [];
+    const inbox = inboxOf();
+    const work = () =>
+      new Worker(
+        queue.name,
+        bullProcessor(inbox, {
+          handler: (job) => handled.push(job.data),
+          onDelivery: ({ delivery }) => kinds.push(delivery.kind),
+        }),
+        { connection, removeOnComplete: { count: 0 } },
+      );
+    const first = work();
+    await queue.add("order", "own", { jobId: "order-1" });
+    await queue.add("order", "counted");
+    await until(() => kinds.length === 2);
+    await first.close();
+    // The queue counts its jobs from 1 again.
+    await queue.obliterate({ force: true });
+    const second = work();
+    await queue.add("order", "own", { jobId: "order-1" });
+    await queue.add("order", "counted anew");
+    await until(() => kinds.length === 4);
+    await second.close();
+    expect(kinds.toSorted()).toEqual(["duplicate", "processed", "processed", "processed"]);
+    expect(handled.toSorted()).toEqual(["counted", "counted anew", "own"]);
+    await queue.obliterate({ force: true });
+    await queue.close();
+  });
+});
+
+describe.skipIf(mqttHarness(1).missing !== undefined)("MQTT", () => {
+  test("a client that is connected may have lost messages, and is refused", async () => {
+    const client = await connectAsync(mqttUrl, { protocolVersion: 5 });
+    const options = { handler() {}, deadLetter() {} };
+    expect(() => consumeMqtt(inboxOf(), client, "orders", options)).toThrow(
+      "call consumeMqtt() right",
+    );
+    await client.endAsync();
+  });
+
+  test("MSG-2: a message without an id is a dead letter, unless `withoutId` or `id` names it", async () => {
+    const { connect } = await import("mqtt");
+    const topic = name();
+    const client = connect(mqttUrl, { protocolVersion: 5, clientId: topic, clean: true });
+    const kinds: string[] = [];
+    const letters: string[] = [];
+    const consumption = consumeMqtt(inboxOf(), client, topic, {
+      handler() {},
+      id: ({ payload }) => (String(payload) === "named" ? "from-the-body" : undefined),
+      deadLetter: ({ payload }, reason) => letters.push(`${payload} ${reason}`),
+      onDelivery: ({ delivery }) => kinds.push(delivery.kind),
+    });
+    const publisher = await connectAsync(mqttUrl, { protocolVersion: 5 });
+    // Retained, so that the subscription need not be there yet.
+    await publisher.publishAsync(topic, "named", { qos: 1, retain: true });
+    await until(() => kinds.length === 1);
+    await publisher.publishAsync(topic, "unnamed", { qos: 1 });
+    await publisher.publishAsync(topic, "unnamed", { qos: 0 });
+    await until(() => kinds.length === 3);
+    expect(kinds).toEqual(["processed", "unidentified", "unidentified"]);
+    expect(letters[0]).toMatch(/^unnamed unidentified: The message has no id/);
+    await publisher.publishAsync(topic, "", { qos: 1, retain: true });
+    await consumption.close();
+    await Promise.all([publisher.endAsync(), client.endAsync(true)]);
+  });
+});

@@ -1,0 +1,62 @@
+// Brokers that are killed and come back: clients that connect again by themselves go on consuming.
+
+import { afterAll, expect, test } from "vitest";
+import { Idempotency } from "../../src/engine/idempotency.ts";
+import { createInbox } from "../../src/engine/inbox/inbox.ts";
+import { memoryStore } from "../../src/stores/memory.ts";
+import { startNats } from "../servers/nats.ts";
+import { startRedis } from "../servers/redis.ts";
+import type { PrivateServer } from "../servers/server.ts";
+import { openTopic as openNatsTopic } from "./nats-harness.ts";
+import {
+  openIoredis,
+  openNodeRedis,
+  openTopic as openRedisTopic,
+} from "./redis-streams-harness.ts";
+import { type Topic, until } from "./suite.ts";
+
+const durable = ["--appendonly", "yes", "--appendfsync", "always"];
+const [nats, redis] = await Promise.all([startNats(), startRedis(durable)]);
+if (!(nats && redis) && process.env["SEMEL_REQUIRE_SERVICES"]) {
+  throw new Error("no nats-server or redis-server binary on this machine");
+}
+
+afterAll(() => Promise.all([nats?.close(), redis?.close()]));
+
+const brokers: [string, PrivateServer | undefined, (url: string) => Promise<Topic>][] = [
+  ["NATS", nats, openNatsTopic],
+  ["Redis, through ioredis,", redis, (url) => openRedisTopic(url, openIoredis)],
+  ["Redis, through redis,", redis, (url) => openRedisTopic(url, openNodeRedis)],
+];
+
+for (const [name, server, open] of brokers) {
+  const skipped = server ? "" : " (skipped: no binary on this machine)";
+  test.skipIf(!server)(
+    `MSG-2: ${name} killed and started again, is consumed on${skipped}`,
+    async () => {
+      const topic = await open(server!.url);
+      const inbox = createInbox(new Idempotency({ store: memoryStore() }), "restarts");
+      const handled: string[] = [];
+      const consumer = await topic.consume(inbox, {
+        handler: (body) => handled.push(body),
+        onDelivery: () => {},
+      });
+      await topic.publish("m-1", "one");
+      await until(() => handled.length === 1);
+      await server!.kill();
+      await server!.start();
+      // The publisher's own connection has to come back first.
+      await until(() =>
+        topic.publish("m-2", "two").then(
+          () => true,
+          () => false,
+        ),
+      );
+      await until(() => handled.includes("two"));
+      await consumer.close();
+      await until(async () => (await topic.remaining()) === 0);
+      expect(handled).toEqual(["one", "two"]);
+      await topic.close();
+    },
+  );
+}

@@ -1,0 +1,401 @@
+// What every adapter of a broker promises, tried on the broker itself: one suite, called from one short
+// file each.
+
+import { spawn } from "node:child_process";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { setTimeout as delay } from "node:timers/promises";
+import { describe, expect, test } from "vitest";
+import type { Consumption } from "../../src/consumers/consumption.ts";
+import { Idempotency } from "../../src/engine/idempotency.ts";
+import { createInbox, type Delivery, type Inbox } from "../../src/engine/inbox/inbox.ts";
+import type { Store } from "../../src/store.ts";
+import { memoryStore } from "../../src/stores/memory.ts";
+import { sqliteStore } from "../../src/stores/sqlite.ts";
+import { type OpenDatabase, sqliteDrivers } from "../sqlite-drivers.ts";
+import { overriding } from "./overriding.ts";
+
+/** What a consumer is told to do, with the body of the message. */
+export interface Consume<Transaction> {
+  handler?: (body: string) => unknown;
+  transaction?: (transaction: Transaction, body: string) => unknown;
+  signal?: AbortSignal;
+  onDelivery(delivery: Delivery, body: string, unsettled: unknown): void;
+}
+
+/** A consumer with a connection of its own. */
+export interface Consumer {
+  readonly consumption: Consumption;
+  /** Cuts its connection for good. */
+  cut(): Promise<void>;
+  /** Stops consuming, and closes its connection. */
+  close(): Promise<void>;
+}
+
+/** A queue of one test. */
+export interface Topic {
+  /** Where it is, for a consumer in another process. */
+  readonly address: object;
+  publish(id: string, body: string): Promise<void>;
+  consume<Transaction>(inbox: Inbox<Transaction>, options: Consume<Transaction>): Promise<Consumer>;
+  /** Bodies of the dead letters. */
+  deadLetters(): Promise<string[]>;
+  /** Messages that were not settled, once no consumer is left. */
+  remaining(): Promise<number>;
+  close(): Promise<void>;
+}
+
+export interface BrokerHarness {
+  readonly name: string;
+  /** What `consumer-process.mjs` calls it. @default the name */
+  readonly kind?: string;
+  /** Why there is nothing to test with. */
+  readonly missing: string | undefined;
+  /** Whether it redelivers what is handled for too long without a heartbeat. */
+  readonly redeliverAfterMs: number | undefined;
+  /** Whether the consumer is the client's own, which tells nobody that its connection is gone. */
+  readonly isSilent?: boolean;
+  /** Whether its tests run at once, as each of them mostly waits for the broker. */
+  readonly isConcurrent?: boolean;
+  open(): Promise<Topic>;
+}
+
+/** That of a client which consumes by itself, and is told to stop. */
+export function consumptionOf(stop: () => Promise<void>): Consumption {
+  let stopped: Promise<void> | undefined;
+  let onStopped = () => {};
+  const closed = new Promise<void>((resolve) => {
+    onStopped = resolve;
+  });
+  const close = () => {
+    stopped ??= stop().finally(onStopped);
+    return stopped;
+  };
+  return { closed, close };
+}
+
+const OPTIONS = { retryDelayMax: 40, lease: 400 };
+
+export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await condition())) await delay(10);
+}
+
+/** A topic, a store, and what became of the messages of one test. */
+class Scene {
+  readonly topic: Topic;
+  readonly store: Store = memoryStore();
+  readonly kinds: string[] = [];
+  readonly unsettled: unknown[] = [];
+  readonly handled: string[] = [];
+  readonly #consumers: Consumer[] = [];
+
+  constructor(topic: Topic) {
+    this.topic = topic;
+  }
+
+  inboxOn(on: Store = this.store, options = {}): Inbox {
+    const idempotency = new Idempotency({ store: on, cache: false });
+    return createInbox(idempotency, "suite", { ...OPTIONS, ...options });
+  }
+
+  /** Starts a consumer whose handler notes what it handles. */
+  async consume(
+    handler: (body: string) => unknown = () => {},
+    { inbox = this.inboxOn(), signal }: { inbox?: Inbox; signal?: AbortSignal } = {},
+  ): Promise<Consumer> {
+    const consumer = await this.topic.consume(inbox, {
+      handler: (body) => {
+        this.handled.push(body);
+        return handler(body);
+      },
+      ...(signal && { signal }),
+      onDelivery: (delivery, _body, failure) => {
+        this.kinds.push(delivery.kind);
+        if (failure !== undefined) this.unsettled.push(failure);
+      },
+    });
+    this.#consumers.push(consumer);
+    return consumer;
+  }
+
+  /** Starts a consumer that writes what it handles into its transaction. */
+  async consumeInTransactions(inbox: Inbox<OpenDatabase>): Promise<void> {
+    const consumer = await this.topic.consume(inbox, {
+      transaction: (tx, body) => {
+        tx.prepare("INSERT INTO effects VALUES (?)").run(body);
+      },
+      onDelivery: ({ kind }) => this.kinds.push(kind),
+    });
+    this.#consumers.push(consumer);
+  }
+
+  settled(kind: string): number {
+    return this.kinds.filter((one) => one === kind).length;
+  }
+
+  async stop(): Promise<void> {
+    await Promise.all(this.#consumers.map((consumer) => consumer.close()));
+  }
+
+  /** Stops what consumes, and waits until the broker has been told of everything. */
+  async empty(): Promise<void> {
+    await this.stop();
+    await until(async () => (await this.topic.remaining()) === 0);
+  }
+
+  async deadLetters(): Promise<string[]> {
+    await until(async () => (await this.topic.deadLetters()).length > 0);
+    return this.topic.deadLetters();
+  }
+}
+
+/** A handler that waits to be let go. */
+function gate() {
+  let open = () => {};
+  const opened = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  return { handler: () => opened, open };
+}
+
+export function consumerSuite(harness: BrokerHarness): void {
+  const { redeliverAfterMs, missing, isConcurrent = false, isSilent = false } = harness;
+  const skipped = missing ? ` (skipped: ${missing})` : "";
+  const scenic = (name: string, body: (scene: Scene) => Promise<void>, isSkipped = false) =>
+    test.skipIf(isSkipped)(name, { concurrent: isConcurrent, timeout: 90_000 }, async () => {
+      const topic = await harness.open();
+      const scene = new Scene(topic);
+      try {
+        await body(scene);
+      } finally {
+        await scene.stop();
+        await topic.close();
+      }
+    });
+
+  describe.skipIf(missing !== undefined)(`${harness.name}${skipped}`, () => {
+    scenic("MSG-1: a message that was published twice is handled once", async (scene) => {
+      await scene.topic.publish("m-1", "one");
+      await scene.topic.publish("m-1", "one");
+      await scene.consume();
+      await until(() => scene.settled("processed") === 1 && scene.settled("duplicate") === 1);
+      await scene.empty();
+      expect(scene.handled).toEqual(["one"]);
+      expect(await scene.topic.deadLetters()).toEqual([]);
+    });
+
+    scenic("MSG-1: of concurrent consumers one handles each message", async (scene) => {
+      const ids = Array.from({ length: 30 }, (_, index) => `m-${index}`);
+      for (const id of ids) await scene.topic.publish(id, id);
+      const turn = () => delay(1);
+      await Promise.all([scene.consume(turn), scene.consume(turn), scene.consume(turn)]);
+      for (const id of ids) await scene.topic.publish(id, id);
+      await until(() => scene.settled("processed") === 30 && scene.settled("duplicate") >= 30);
+      await scene.empty();
+      expect(scene.handled.toSorted()).toEqual(ids.toSorted());
+    });
+
+    scenic(
+      "MSG-2: a message that always fails is a dead letter after `attemptsMax`",
+      async (scene) => {
+        await scene.topic.publish("bad", "bad");
+        await scene.topic.publish("good", "good");
+        const handler = (body: string) => {
+          if (body === "bad") throw new Error("cannot");
+        };
+        await scene.consume(handler, { inbox: scene.inboxOn(scene.store, { attemptsMax: 3 }) });
+        await until(() => scene.settled("poison") === 1 && scene.settled("processed") === 1);
+        await scene.stop();
+        expect(await scene.deadLetters()).toEqual(["bad"]);
+        expect(scene.handled.filter((body) => body === "bad")).toHaveLength(3);
+        await until(async () => (await scene.topic.remaining()) === 0);
+        expect(scene.unsettled).toEqual([]);
+      },
+    );
+
+    scenic(
+      "MSG-2: another payload under the same id is a dead letter, and is not handled",
+      async (scene) => {
+        await scene.consume();
+        await scene.topic.publish("m-1", "one");
+        await until(() => scene.settled("processed") === 1);
+        await scene.topic.publish("m-1", "another");
+        await until(() => scene.settled("mismatch") === 1);
+        await scene.stop();
+        expect(await scene.deadLetters()).toEqual(["another"]);
+        expect(scene.handled).toEqual(["one"]);
+        await until(async () => (await scene.topic.remaining()) === 0);
+      },
+    );
+
+    scenic(
+      "MSG-2: `close()` and the signal take no more, and wait for what is in flight",
+      async (scene) => {
+        const { handler, open } = gate();
+        const stop = new AbortController();
+        const inbox = scene.inboxOn(scene.store, { concurrency: 1 });
+        const consumer = await scene.consume(handler, { inbox, signal: stop.signal });
+        await scene.topic.publish("m-1", "one");
+        await until(() => scene.handled.length === 1);
+        stop.abort();
+        let isClosed = false;
+        const closed = consumer.consumption.close().then(() => {
+          isClosed = true;
+        });
+        await scene.topic.publish("m-2", "two");
+        expect(isClosed).toBe(false);
+        open();
+        await closed;
+        await consumer.consumption.closed;
+        expect(scene.kinds).toEqual(["processed"]);
+        expect(scene.handled).toEqual(["one"]);
+        await scene.stop();
+        await until(async () => (await scene.topic.remaining()) === 1);
+      },
+    );
+
+    scenic(
+      "MSG-2: a connection that breaks in the middle of a handler does not repeat it",
+      async (scene) => {
+        const { handler, open } = gate();
+        const first = await scene.consume(handler);
+        const ended = first.consumption.closed.then(
+          () => "resolved",
+          () => "rejected",
+        );
+        await scene.topic.publish("m-1", "one");
+        await until(() => scene.handled.length === 1);
+        await first.cut();
+        await scene.consume();
+        open();
+        if (!isSilent) expect(await ended).toBe("rejected");
+        await until(() => scene.settled("duplicate") === 1);
+        await scene.empty();
+        expect(scene.handled).toEqual(["one"]);
+      },
+    );
+
+    scenic(
+      "MSG-2: an acknowledgement that fails after the record is followed by a duplicate",
+      async (scene) => {
+        let cut = async () => {};
+        const settle: Store["settle"] = async (ending) => {
+          const answer = await scene.store.settle(ending);
+          await cut();
+          return answer;
+        };
+        const first = await scene.consume(() => {}, {
+          inbox: scene.inboxOn(overriding(scene.store, { settle })),
+        });
+        first.consumption.closed.catch(() => {});
+        cut = () => first.cut();
+        await scene.topic.publish("m-1", "one");
+        await until(() => scene.settled("processed") === 1);
+        // That it comes again shows that the broker was not told; some clients do not say so.
+        await scene.consume();
+        await until(() => scene.settled("duplicate") === 1);
+        await scene.empty();
+        expect(scene.handled).toEqual(["one"]);
+      },
+    );
+
+    scenic(
+      "MSG-2: heartbeats keep a slow handler's message from being delivered again (skipped where the broker waits for ever)",
+      async (scene) => {
+        const slow = async () => delay(redeliverAfterMs! * 2.5);
+        await scene.consume(slow);
+        await scene.consume(slow);
+        await scene.topic.publish("m-1", "one");
+        await until(() => scene.kinds.length > 0);
+        await scene.empty();
+        expect(scene.kinds).toEqual(["processed"]);
+        expect(scene.handled).toEqual(["one"]);
+      },
+      redeliverAfterMs === undefined,
+    );
+
+    scenic(
+      "MSG-1: a consumer that is killed between its record and the acknowledgement leaves a duplicate",
+      async (scene) => {
+        const { store, effects, killAt, close } = await effectsIn(harness, scene.topic);
+        try {
+          await killAt("recorded", () => scene.topic.publish("m-1", "one"));
+          await scene.consume(() => {}, { inbox: scene.inboxOn(store) });
+          await until(() => scene.settled("duplicate") === 1);
+          await scene.empty();
+          expect(scene.handled).toEqual([]);
+          expect(effects()).toEqual(["one"]);
+        } finally {
+          await scene.stop();
+          close();
+        }
+      },
+    );
+
+    scenic(
+      "MSG-1: a consumer that is killed in its transaction leaves nothing, and the redelivery is the one effect",
+      async (scene) => {
+        const { store, effects, killAt, close } = await effectsIn(harness, scene.topic);
+        try {
+          await killAt("written", () => scene.topic.publish("m-1", "one"));
+          expect(effects()).toEqual([]);
+          const idempotency = new Idempotency<OpenDatabase>({ store, cache: false });
+          await scene.consumeInTransactions(createInbox(idempotency, "suite", OPTIONS));
+          await until(() => scene.settled("processed") === 1);
+          await scene.empty();
+          expect(effects()).toEqual(["one"]);
+        } finally {
+          await scene.stop();
+          close();
+        }
+      },
+    );
+  });
+}
+
+/** A database of effects and records, and another process that handles a message with it. */
+async function effectsIn(harness: BrokerHarness, topic: Topic) {
+  const folder = mkdtempSync(join(tmpdir(), "semel-consumer-"));
+  const database = join(folder, "inbox.db");
+  const open = () => sqliteDrivers[0]!.open(database);
+  const [records, transactions] = [open(), open()];
+  const store = sqliteStore(records, { transactions });
+  await store.migrate();
+  records.exec("CREATE TABLE effects (body TEXT)");
+  return {
+    store,
+    effects: () =>
+      (records.prepare("SELECT body FROM effects").all() as { body: string }[]).map(
+        ({ body }) => body,
+      ),
+    /** Lets the other process handle a message up to a point, and kills it there. */
+    async killAt(point: "recorded" | "written", publish: () => Promise<void>) {
+      const settings = {
+        broker: harness.kind ?? harness.name,
+        address: topic.address,
+        database,
+        point,
+      };
+      const script = join(import.meta.dirname, "consumer-process.mjs");
+      const child = spawn(process.execPath, ["--no-warnings", script, JSON.stringify(settings)], {
+        stdio: ["ignore", "pipe", "inherit"],
+      });
+      const ended = new Promise((resolve) => child.once("exit", resolve));
+      const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+      try {
+        expect((await lines.next()).value).toBe("ready");
+        await publish();
+        expect((await lines.next()).value).toBe(point);
+      } finally {
+        child.kill("SIGKILL");
+        await ended;
+      }
+    },
+    close() {
+      for (const one of [records, transactions]) one.close();
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
