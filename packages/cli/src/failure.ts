@@ -27,12 +27,15 @@ export function report(error: unknown): void {
   process.stderr.write(`error: ${messageOf(error)}\n`);
 }
 
+/** What the caller wrote, whatever the command. */
+const OF_USAGE = new Set(["option-invalid", "key-invalid", "scope-missing"]);
+
 export function exitStatus(error: unknown): number {
   if (error instanceof Failure) return error.exit;
-  return isSemelError(error) && error.code === "option-invalid" ? EXIT.usage : EXIT.failed;
+  return isSemelError(error) && OF_USAGE.has(error.code) ? EXIT.usage : EXIT.failed;
 }
 
-function messageOf(error: unknown): string {
+export function messageOf(error: unknown): string {
   if (error instanceof Failure) return error.message;
   if (!isSemelError(error)) {
     return error instanceof Error ? (error.stack ?? error.message) : String(error);

@@ -1,6 +1,7 @@
 // Reads the values of flags. What is wrong with one is said in terms of how it is written.
 
 import { InvalidArgumentError } from "commander";
+import { EXIT, Failure } from "./failure.ts";
 
 export interface ListenAddress {
   host: string;
@@ -62,12 +63,32 @@ export function origin(written: string): URL {
       "Write the service's address with its scheme, such as http://127.0.0.1:3000.",
     );
   }
-  if (url.username || url.password || url.pathname !== "/" || url.search || url.hash) {
+  if (url.username || url.password) {
+    // Commander's own message would repeat what was written.
+    throw new Failure(
+      `--upstream holds a user or a password: write ${url.origin}, and let the service itself ask for them`,
+      { exit: EXIT.usage },
+    );
+  }
+  if (url.pathname !== "/" || url.search || url.hash) {
     throw new InvalidArgumentError(
       `Write scheme, host and port only, such as ${url.origin}; paths are passed on as they come.`,
     );
   }
   return url;
+}
+
+/** The name of an HTTP field. */
+export function headerName(written: string): string {
+  if (/^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/.test(written)) return written;
+  throw new InvalidArgumentError("Write the name of a header.");
+}
+
+/** `one,other`. */
+export function names(written: string): string[] {
+  const list = written.split(",").map((name) => name.trim());
+  if (list.every((name) => name !== "")) return list;
+  throw new InvalidArgumentError("Write names with commas between them.");
 }
 
 /** `POST,PATCH`. Which methods may have keys is the library's to say. */

@@ -1,28 +1,53 @@
 // `semel gateway`: reads the flags, runs a gateway until it is told to stop.
 
 import { Command, Option } from "commander";
-import { memoryStore } from "semel/memory";
-import { EXIT, Failure } from "./failure.ts";
+import { adminFlag, type TokenFlags, tokenFlags, tokenOf } from "./admin/flags.ts";
+import { Health } from "./admin/health.ts";
+import { AdminListener } from "./admin/listener.ts";
+import { fromEnvironment } from "./environment.ts";
+import { EXIT } from "./failure.ts";
 import {
   bytes,
   duration,
+  headerName,
   type ListenAddress,
   listenAddress,
   methods,
+  names,
   origin,
   patience,
   timeout,
 } from "./flags.ts";
 import { AccessLog, type LogFormat } from "./gateway/access-log.ts";
+import { type GivenFlags, type Settings, settingsOf } from "./gateway/config/settings.ts";
+import { handoverOn, sayThatItServes } from "./gateway/handover.ts";
 import type { GatewayOptions } from "./gateway/options.ts";
 import { Gateway } from "./gateway/proxy.ts";
-import { parseScope, type Scope } from "./gateway/scope.ts";
-import { openStore } from "./gateway/store.ts";
+import { reloadOn } from "./gateway/reload.ts";
+import { parseScope, type Scope, serviceUrl, shownScope } from "./gateway/scope.ts";
+import { untilSignalled } from "./signals.ts";
+import {
+  assertReady,
+  explained,
+  type OpenStore,
+  openStore,
+  type StoreFlags,
+  storeFlags,
+} from "./stores/open.ts";
+import { version } from "./version.ts";
 
-interface GatewayFlags {
+export interface GatewayFlags extends StoreFlags, TokenFlags {
+  config?: string;
+  checkConfig: boolean;
+  mode: "enforce" | "audit";
+  jwks?: URL;
+  jwtIssuer: string[];
+  jwtAudience: string[];
+  jwtClockTolerance: number;
+  authPrincipal: string;
+  authTimeout: number;
   upstream?: URL;
   listen: ListenAddress;
-  store: string;
   scope: Scope;
   methods: string[];
   required: boolean;
@@ -37,6 +62,7 @@ interface GatewayFlags {
   drain: number;
   trustForwarded: boolean;
   log: LogFormat;
+  admin?: ListenAddress;
 }
 
 const EXAMPLES = `
@@ -47,13 +73,35 @@ Examples:
   Demand a key on POST, and let duplicates wait for the first one's answer:
     $ semel gateway --upstream http://127.0.0.1:3000 --methods POST --required --wait 10s
 
+  Two gateways on two machines share one store, which \`semel migrate\` has made ready:
+    $ SEMEL_STORE=postgres://semel:secret@db/semel semel gateway --upstream http://127.0.0.1:3000
+
+  With rules for single routes, which SIGHUP reads anew; and whether they are right:
+    $ semel gateway --config semel.yaml
+    $ semel gateway --config semel.yaml --check-config
+
+  Callers are told apart by the subject of a token that is verified:
+    $ semel gateway --upstream http://127.0.0.1:3000 --scope jwt:sub --jwks https://issuer.example/jwks.json --jwt-audience payments
+
+  Stop nothing yet, and see what would have been stopped:
+    $ semel gateway --upstream http://127.0.0.1:3000 --mode audit
+
   Behind a proxy that authenticates callers and names them in a header:
     $ semel gateway --upstream http://10.0.0.5 --listen 0.0.0.0:8080 --scope header:X-Account --trust-forwarded
 
-A retry with another credential (a refreshed token) is another caller under --scope authorization;
-where credentials change between retries, use header:NAME.
+  With the dashboard, metrics and health on an address of their own:
+    $ semel gateway --upstream http://127.0.0.1:3000 --admin 127.0.0.1:9090
 
-SIGTERM or SIGINT stops it when running requests have ended (see --drain); a second one, at once.
+Every flag that has one can be given by the variable of the environment that stands beside it.
+
+A retry with another credential (a refreshed token) is another caller under --scope authorization;
+where credentials change between retries, use jwt:CLAIM, auth-request:URL or header:NAME.
+
+Flags come before variables of the environment, these before --config, and that before the defaults. What
+a route says of itself comes before all of them.
+
+SIGHUP reads --config anew. SIGUSR2 starts a successor, which takes over the listening sockets, and stops
+when that serves. SIGTERM or SIGINT stops it when running requests have ended (see --drain); a second one, at once.
 
 Exit codes: 0 stopped as asked, 1 failed while starting or running, 2 wrong usage.`;
 
@@ -61,11 +109,23 @@ export function gatewayCommand(): Command {
   const command = new Command("gateway")
     .description("Puts idempotency keys in front of an HTTP service, in whatever language it is.")
     .addHelpText("after", EXAMPLES)
-    .action(async (flags: GatewayFlags) => {
-      process.exit(await run(flags));
+    .action(async (values: GatewayFlags) => {
+      const isGiven = (name: string) =>
+        !["default", undefined].includes(command.getOptionValueSource(name));
+      process.exit(await run({ values, isGiven }));
     });
-  for (const flag of [...serviceFlags(), ...policyFlags(), ...boundFlags(), ...logFlags()]) {
-    command.addOption(flag);
+  for (const flag of [
+    ...serviceFlags(),
+    ...configFlags(),
+    ...callerFlags(),
+    ...storeFlags(),
+    ...policyFlags(),
+    ...boundFlags(),
+    ...logFlags(),
+    adminFlag(),
+    ...tokenFlags(),
+  ]) {
+    command.addOption(fromEnvironment(flag));
   }
   return command;
 }
@@ -76,21 +136,50 @@ function serviceFlags(): Option[] {
       origin,
     ),
     option("--listen <host:port>", "where to listen", listenAddress, "127.0.0.1:8080"),
-    new Option("--store <address>", "where records are kept: sqlite:PATH or memory:").default(
-      "sqlite:./semel.db",
-    ),
-    option(
-      "--scope <who>",
-      "whose key it is: authorization, header:NAME or shared",
-      parseScope,
-      "authorization",
-    ),
     option("--methods <list>", "methods whose keys count", methods, "POST,PATCH"),
     new Option("--required", "refuse these methods without a key").default(false),
     new Option(
       "--trust-forwarded",
       "pass on the X-Forwarded-* and Forwarded headers of clients",
     ).default(false),
+  ];
+}
+
+function configFlags(): Option[] {
+  return [
+    new Option("--config <file>", "a file in YAML, with rules for single routes"),
+    new Option("--check-config", "only say whether the configuration is right").default(false),
+    new Option("--mode <mode>", "audit stops nothing, and tells what enforce would have stopped")
+      .choices(["enforce", "audit"])
+      .default("enforce"),
+  ];
+}
+
+function callerFlags(): Option[] {
+  return [
+    option(
+      "--scope <who>",
+      "whose key it is: authorization, header:NAME, jwt:CLAIM, auth-request:URL or shared",
+      parseScope,
+      "authorization",
+    ),
+    new Option("--jwks <url>", "the key set that verifies tokens, for jwt:CLAIM").argParser(
+      serviceUrl,
+    ),
+    new Option("--jwt-issuer <list>", "who may have made a token")
+      .argParser(names)
+      .default([], "anybody with these keys"),
+    new Option("--jwt-audience <list>", "whom a token must be for")
+      .argParser(names)
+      .default([], "anybody"),
+    option("--jwt-clock-tolerance <duration>", "how far clocks may be apart", duration, "5s"),
+    option(
+      "--auth-principal <header>",
+      "what names the caller in an answer to auth-request:URL",
+      headerName,
+      "X-Auth-Request-User",
+    ),
+    option("--auth-timeout <duration>", "how long auth-request:URL may take", timeout, "5s"),
   ];
 }
 
@@ -142,84 +231,105 @@ function option(
   return new Option(flags, description).argParser(parse).default(parse(written), written);
 }
 
-async function run(flags: GatewayFlags): Promise<number> {
-  const options = optionsOf(flags);
-  assertNoLoop(options);
+async function run(given: GivenFlags): Promise<number> {
+  const settings = settingsOf(given);
+  const { flags } = settings;
   const log = new AccessLog(flags.log);
-  const signalled = untilSignalled();
-  // Bounds are the library's to check; a wrong one must be told before a file is made.
-  new Gateway(memoryStore(), options, log);
-  const { store, close } = await openStore(options.store);
   try {
-    const gateway = new Gateway(store, options, log);
+    return await (flags.checkConfig ? checked(settings, log) : serve(given, settings, log));
+  } finally {
+    await log.end();
+  }
+}
+
+async function serve(given: GivenFlags, settings: Settings, log: AccessLog): Promise<number> {
+  const { flags, options } = settings;
+  for (const warning of settings.warnings) log.note("warning", `warning: ${warning}`);
+  const signalled = untilSignalled();
+  const token = flags.admin && tokenOf(flags, flags.admin);
+  const open = await openStore(flags, "serve");
+  let admin: AdminListener | undefined;
+  try {
+    await prepare(open);
+    const health = new Health(open.store);
+    const gateway = new Gateway(open.store, options, log, health);
+    if (flags.admin) {
+      admin = adminOf({ open, gateway, health, log, token, listen: flags.admin, options });
+      const dashboard = await admin.start();
+      log.onRequest = admin.onRequest;
+      log.note("admin", `Dashboard, metrics and health on ${dashboard}`, { address: dashboard });
+    }
     const address = await gateway.start();
     const upstream = options.upstream.origin;
+    // Before anybody is told that it serves: until it is listened for, a signal ends the process.
+    const latest = reloadOn("SIGHUP", given, settings, { gateway, log });
+    const refusal = open.kind === "memory" ? "the store memory: is in this process" : undefined;
+    const handedOver = handoverOn("SIGUSR2", log, refusal);
     log.note(
       "listening",
-      `Listening on ${address}, in front of ${upstream}, keys in ${options.store}`,
+      `Listening on ${address}, in front of ${upstream}, keys in ${open.shown}`,
       {
         address,
         upstream,
-        store: options.store,
+        store: open.shown,
       },
     );
-    await signalled;
+    sayThatItServes();
+    await Promise.race([signalled, handedOver]);
     log.note("stopping", "Stopping: waiting for what runs");
-    const cut = await gateway.stop(flags.drain);
+    const cut = await gateway.stop(latest().flags.drain);
+    if (gateway.options.mode === "audit") gateway.audit.tell();
     log.note("stopped", cut === 0 ? "Stopped" : `Stopped; ${cut} operations were cut short`, {
       cut,
     });
   } finally {
-    close();
+    await admin?.stop();
+    await open.close();
   }
   return 0;
 }
 
-function optionsOf(flags: GatewayFlags): GatewayOptions {
-  const { upstream, listen, store, scope, methods, required, onCrash, onError } = flags;
-  // Not Commander's to demand: it would name this one where another one is misspelt.
-  if (upstream === undefined) {
-    throw new Failure("--upstream is required: the service behind, such as http://127.0.0.1:3000", {
-      exit: EXIT.usage,
-    });
-  }
-  return {
-    ...{ upstream, listen, store, scope, methods, required, onCrash, onError },
-    retentionMs: flags.retention,
-    leaseMs: flags.lease,
-    waitMs: flags.wait,
-    bodyBytesMax: flags.maxBody,
-    resultBytesMax: flags.maxResult,
-    upstreamTimeoutMs: flags.upstreamTimeout,
-    trustForwarded: flags.trustForwarded,
-  };
-}
-
-/** A gateway in front of itself would answer its first request with all the sockets there are. */
-function assertNoLoop({ upstream, listen: { host, port } }: GatewayOptions): void {
-  const named = upstream.hostname.replace(/^\[(.*)\]$/, "$1");
-  const isEveryAddress = host === "0.0.0.0" || host === "::";
-  const isOwnHost = host === named || (isEveryAddress && /^(?:localhost$|127\.|::1$)/.test(named));
-  if (!isOwnHost || port !== Number(upstream.port || 80)) return;
-  throw new Failure(
-    `--upstream ${upstream.origin} is the gateway itself; give the service's address, or choose another one with --listen`,
-    { exit: EXIT.usage },
+/** Says what a configuration comes to, and that it is right. */
+function checked({ flags, options, warnings }: Settings, log: AccessLog): number {
+  for (const warning of warnings) log.note("warning", `warning: ${warning}`);
+  const { upstream, mode, routes, defaults } = options;
+  const what = flags.config ?? "The flags";
+  const count = routes.length === 1 ? "1 route" : `${routes.length} routes`;
+  log.note(
+    "config-valid",
+    `${what} can be used: ${mode} in front of ${upstream.origin}, ${count}, callers by ${shownScope(defaults.scope)}`,
+    { ...{ mode, upstream: upstream.origin, routes: routes.length }, warnings: warnings.length },
   );
+  return EXIT.ok;
 }
 
-/** Resolves at the first SIGTERM or SIGINT; the second one ends the process. */
-function untilSignalled(): Promise<void> {
-  return new Promise((resolve) => {
-    let isStopping = false;
-    for (const [signal, number] of [
-      ["SIGINT", 2],
-      ["SIGTERM", 15],
-    ] as const) {
-      process.on(signal, () => {
-        if (isStopping) process.exit(128 + number);
-        isStopping = true;
-        resolve();
-      });
-    }
+function adminOf({
+  open,
+  gateway,
+  options,
+  ...given
+}: {
+  open: OpenStore;
+  gateway: Gateway;
+  health: Health;
+  log: AccessLog;
+  token: string | undefined;
+  listen: ListenAddress;
+  options: GatewayOptions;
+}): AdminListener {
+  return new AdminListener({
+    ...given,
+    flag: "--admin",
+    open,
+    idempotency: gateway.idempotency,
+    about: { version, store: open.shown, upstream: options.upstream.origin },
+  });
+}
+
+/** A file of its own it brings up to date; what others use as well, an administrator migrates. */
+async function prepare(open: OpenStore): Promise<void> {
+  if (open.kind !== "sqlite") return assertReady(open);
+  await open.migrate().catch((error: unknown) => {
+    throw explained(open.shown, error);
   });
 }

@@ -25,15 +25,15 @@ test("the gateway's help has every flag with its default, examples and exit code
   const text = stdout.replace(/\s+/g, " ");
   for (const part of [
     "--upstream <url>",
-    "(default: 127.0.0.1:8080)",
-    '(default: "sqlite:./semel.db")',
-    "(default: authorization)",
-    "(default: POST,PATCH)",
+    "(default: 127.0.0.1:8080, env: SEMEL_LISTEN)",
+    '(default: "sqlite:./semel.db", env: SEMEL_STORE)',
+    "(default: authorization, env: SEMEL_SCOPE)",
+    "(default: POST,PATCH, env: SEMEL_METHODS)",
     "--required",
-    "(default: 24h)",
-    "(default: 30s)",
-    '(choices: "hold", "rerun", default: "hold")',
-    '(choices: "release", "hold", "store", default: "release")',
+    "(default: 24h, env: SEMEL_RETENTION)",
+    "(default: 30s, env: SEMEL_LEASE)",
+    '(choices: "hold", "rerun", default: "hold", env: SEMEL_ON_CRASH)',
+    '(choices: "release", "hold", "store", default: "release", env: SEMEL_ON_ERROR)',
     "--max-body <bytes>",
     "--max-result <bytes>",
     "--upstream-timeout <duration>",
@@ -58,13 +58,64 @@ const WRONG: [args: string[], says: RegExp][] = [
   [["gateway", "--upstream", "localhost:3000"], /--upstream.*such as http:\/\/127\.0\.0\.1:3000/],
   [["gateway", "--upstream", "http://a/path"], /--upstream.*such as http:\/\/a;/],
   [["gateway", "--upstream", "http://127.0.0.1:8080"], /is the gateway itself/],
+  [
+    ["gateway", "--upstream", "http://me:secret@127.0.0.1:9"],
+    /^error: (?!.*secret).*holds a user or a password/,
+  ],
   [["gateway", ...UPSTREAM, "--listen", "8080x"], /--listen.*Write HOST:PORT/],
   [["gateway", ...UPSTREAM, "--listen", "127.0.0.1:65536"], /--listen.*Write HOST:PORT/],
   [
-    ["gateway", ...UPSTREAM, "--store", "postgres://me:pw@h/d"],
-    /no such store.*sqlite:PATH.*memory:/,
+    ["gateway", ...UPSTREAM, "--store", "mongodb://me:pw@h/d"],
+    /no such store.*sqlite:PATH.*postgres:.*mysql:.*redis:.*memory:/,
   ],
-  [["gateway", ...UPSTREAM, "--scope", "user"], /--scope.*authorization, header:NAME or shared/],
+  [
+    ["gateway", ...UPSTREAM, "--store", "postgres://me:pw@h:x/d"],
+    /no address; write postgres:\/\//,
+  ],
+  [["gateway", ...UPSTREAM, "--store", "me:pw@h/d"], /--store.*no such store/],
+  [["gateway", ...UPSTREAM, "--store", "./semel.db"], /--store needs a scheme.*sqlite:PATH/],
+  [
+    ["gateway", ...UPSTREAM, "--store", "memory:", "--table", "t"],
+    /--table is for stores with tables/,
+  ],
+  [["stats", "--prefix", "p:"], /--prefix is for Redis/],
+  [["stats", "--store", "redis://h", "--table", "t"], /its keys begin with --prefix/],
+  [["stats", "--store", "memory:"], /memory: is in the process that made it/],
+  [["stats", "--stor", "memory:"], /unknown option '--stor'\n\(Did you mean --store\?\)/],
+  [["records", "lst"], /unknown command 'lst'\n\(Did you mean list\?\)/],
+  [["records", "list", "--stat", "held"], /\(Did you mean --state\?\)/],
+  [["records", "list", "--state", "stuck"], /--state.*running, completed, held, open, void/],
+  [["records", "list", "--limit", "0"], /--limit.*1 to 1000/],
+  [["records", "list", "--older-than", "1 h"], /--older-than.*such as 250ms/],
+  [["records", "get"], /missing required argument 'key'/],
+  [["records", "resolve", "k"], /--applied.*or --not-applied/],
+  [["records", "resolve", "k", "--applied"], /--applied needs what callers shall get/],
+  [
+    ["records", "resolve", "k", "--not-applied", "--status", "201"],
+    /--status.*--not-applied has none/,
+  ],
+  [["records", "resolve", "k", "--applied", "--status", "99"], /--status.*200 to 999/],
+  [["records", "resolve", "k", "--applied", "--value", "{a}"], /--value.*Write JSON/],
+  [["records", "resolve", "k", "--applied", "--value", "1", "--body", "b"], /--value is for/],
+  [["records", "resolve", "k", "--applied", "--header", "x"], /--header takes a header/],
+  [["records", "delete", "k"], /say --yes/],
+  [["purge", "--batch", "0"], /--batch.*1 to 100000/],
+  [["migrate", "--print", "--store", "redis:"], /--print is for stores with tables/],
+  [
+    ["gateway", ...UPSTREAM, "--scope", "user"],
+    /--scope.*authorization, header:NAME, jwt:CLAIM, auth-request:URL or shared/,
+  ],
+  [
+    ["gateway", ...UPSTREAM, "--scope", "jwt:sub"],
+    /jwt:sub takes .*--jwks.*the address of the keys/,
+  ],
+  [["gateway", ...UPSTREAM, "--scope", "auth-request:auth"], /--scope.*https:\/\/auth\.example/],
+  [["gateway", ...UPSTREAM, "--jwks", "jwks.json"], /--jwks.*whole address/],
+  [["gateway", ...UPSTREAM, "--jwt-issuer", "a,,b"], /--jwt-issuer.*commas between/],
+  [["gateway", ...UPSTREAM, "--jwt-issuer", "a"], /no use without --jwks/],
+  [["gateway", ...UPSTREAM, "--auth-principal", "a b"], /--auth-principal.*name of a header/],
+  [["gateway", ...UPSTREAM, "--mode", "dry"], /--mode.*enforce, audit/],
+  [["gateway", "--config", "nowhere.yaml"], /--config nowhere\.yaml: there is no such file/],
   [["gateway", ...UPSTREAM, "--scope", "header:a b"], /--scope.*header:NAME/],
   [["gateway", ...UPSTREAM, "--methods", "POST,GET"], /--methods holds "GET"/],
   [["gateway", ...UPSTREAM, "--retention", "1 day"], /--retention.*such as 250ms/],
@@ -148,3 +199,34 @@ test("a wrong bound is told before a file is made", async () => {
   expect(code).toBe(2);
   expect(await readdir(path)).toEqual([]);
 });
+
+test("SEMEL_STORE names the store where no flag does", async () => {
+  const store = `sqlite:${join(await folder(), "semel.db")}`;
+  expect(await semel("migrate", "--store", store)).toMatchObject({ code: 0 });
+  process.env["SEMEL_STORE"] = store;
+  try {
+    expect(await semel("stats")).toMatchObject({ code: 0, stderr: "" });
+    expect(await semel("stats", "--store", "memory:")).toMatchObject({ code: 2 });
+  } finally {
+    delete process.env["SEMEL_STORE"];
+  }
+});
+
+const COMMANDS = [
+  ["records"],
+  ...["list", "get", "resolve", "void", "delete"].map((name) => ["records", name]),
+  ...["purge", "stats", "migrate", "doctor"].map((name) => [name]),
+];
+
+for (const command of COMMANDS) {
+  test(`semel ${command.join(" ")} --help has examples and exit codes`, async () => {
+    const { code, stdout, stderr } = await semel(...command, "--help");
+    expect([code, stderr]).toEqual([0, ""]);
+    expect(stdout).toContain("$ semel ");
+    expect(stdout).toMatch(/Exit codes: 0 /);
+    if (command[0] !== "records" || command[1] !== undefined) {
+      expect(stdout).toContain("--store <address>");
+      expect(stdout).toContain("--json");
+    }
+  });
+}

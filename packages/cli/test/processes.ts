@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 
-const MAIN = fileURLToPath(new URL("../dist/main.js", import.meta.url));
+export const MAIN = fileURLToPath(new URL("../dist/main.js", import.meta.url));
 
 const cleanups: (() => unknown)[] = [];
 
@@ -37,8 +37,19 @@ export interface Finished {
 }
 
 /** Runs the command to its end. */
-export async function semel(...args: string[]): Promise<Finished> {
-  const child = spawn(process.execPath, [MAIN, ...args], { stdio: ["ignore", "pipe", "pipe"] });
+export function semel(...args: string[]): Promise<Finished> {
+  return semelIn({}, ...args);
+}
+
+/** Runs the command to its end, with these variables in its environment besides. */
+export async function semelIn(
+  environment: Record<string, string>,
+  ...args: string[]
+): Promise<Finished> {
+  const child = spawn(process.execPath, [MAIN, ...args], {
+    stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, ...environment },
+  });
   later(() => child.kill("SIGKILL"));
   let stdout = "";
   let stderr = "";
@@ -73,11 +84,20 @@ export interface GatewayProcess {
 }
 
 /** Starts a gateway on a free port, and waits until it listens. */
-export async function gateway(upstream: string, ...flags: string[]): Promise<GatewayProcess> {
+export function gateway(upstream: string, ...flags: string[]): Promise<GatewayProcess> {
   const store = flags.includes("--store") ? [] : ["--store", "memory:"];
   const args = ["gateway", "--upstream", upstream, "--listen", "127.0.0.1:0", "--json"];
-  const child = spawn(process.execPath, [MAIN, ...args, ...store, ...flags], {
+  return started([...args, ...store, ...flags]);
+}
+
+/** Starts a command that goes on running, and waits until it listens. */
+export async function started(
+  args: readonly string[],
+  environment: Record<string, string> = {},
+): Promise<GatewayProcess> {
+  const child = spawn(process.execPath, [MAIN, ...args], {
     stdio: ["ignore", "pipe", "pipe"],
+    env: { ...process.env, ...environment },
   });
   const exited = new Promise<number | string>((resolve) => {
     child.once("exit", (code, signal) => resolve(signal ?? code ?? -1));
@@ -109,7 +129,7 @@ export async function gateway(upstream: string, ...flags: string[]): Promise<Gat
     });
   const listening = await Promise.race([
     logged((entry) => entry.event === "listening"),
-    exited.then((end) => Promise.reject(new Error(`gateway ended (${end}): ${stderr}`))),
+    exited.then((end) => Promise.reject(new Error(`it ended (${end}): ${stderr}`))),
   ]);
   const url = listening.address!;
   return {

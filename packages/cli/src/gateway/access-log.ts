@@ -2,10 +2,11 @@
 
 import type { IncomingMessage, ServerResponse } from "node:http";
 import colors from "picocolors";
+import { jsonLog } from "../logger.ts";
 
 export type LogFormat = "json" | "pretty" | "none";
 
-interface RequestLine {
+export interface RequestLine {
   method: string;
   path: string;
   status: number;
@@ -27,6 +28,9 @@ export function noteBreakage(response: ServerResponse, message: string): void {
 
 export class AccessLog {
   readonly #format: LogFormat;
+  readonly #json = jsonLog();
+  /** Also told of every request, whatever the format. */
+  onRequest: ((line: RequestLine) => void) | undefined;
 
   constructor(format: LogFormat) {
     this.#format = format;
@@ -36,13 +40,19 @@ export class AccessLog {
 
   /** Something about the gateway itself. */
   note(event: string, message: string, details: Record<string, unknown> = {}): void {
-    if (this.#format === "json") this.#json({ event, message, ...details });
+    const level = event === "error" ? "error" : "info";
+    if (this.#format === "json") this.#json.logger[level]({ event, ...details }, message);
     else process.stdout.write(`${message}\n`);
+  }
+
+  /** Writes what is under way, before the process ends. */
+  end(): Promise<void> {
+    return this.#json.end();
   }
 
   /** Writes the line of a request when it has been answered. */
   watch(request: IncomingMessage, response: ServerResponse): void {
-    if (this.#format === "none") return;
+    if (this.#format === "none" && this.onRequest === undefined) return;
     const startedAt = performance.now();
     response.once("close", () => {
       const idempotency = response.getHeader("idempotency-status");
@@ -58,16 +68,23 @@ export class AccessLog {
   }
 
   request(request: IncomingMessage, line: Omit<RequestLine, "method" | "path">): void {
-    if (this.#format === "none") return;
-    const path = (request.url ?? "/").split("?", 1)[0]!;
+    const path = pathOf(request.url ?? "/");
     const whole: RequestLine = { method: request.method ?? "GET", path, ...line };
-    if (this.#format === "json") this.#json({ event: "request", ...whole });
-    else process.stdout.write(`${prettyLine(whole)}\n`);
+    this.onRequest?.(whole);
+    if (this.#format === "none") return;
+    if (this.#format === "pretty") process.stdout.write(`${prettyLine(whole)}\n`);
+    else
+      this.#json.logger[line.broken === undefined ? "info" : "warn"]({
+        event: "request",
+        ...whole,
+      });
   }
+}
 
-  #json(entry: Record<string, unknown>): void {
-    process.stdout.write(`${JSON.stringify({ time: new Date().toISOString(), ...entry })}\n`);
-  }
+/** The path without what may be secret: a query, a fragment, the credentials of a URL. */
+export function pathOf(target: string): string {
+  const isPath = target.startsWith("/") || target === "*";
+  return isPath ? target.split(/[?#]/, 1)[0]! : "(not a path)";
 }
 
 function prettyLine(line: RequestLine): string {

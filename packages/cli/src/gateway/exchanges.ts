@@ -2,39 +2,72 @@
 // send too slowly or more than anybody will read.
 
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
+import { Server as NetServer } from "node:net";
+import type { Duplex } from "node:stream";
+import { setTimeout as delay } from "node:timers/promises";
+import { isWhole } from "./framing.ts";
 
 /** How long a client may go on sending what nobody reads, after its answer. */
 const LINGER_MS = 5_000;
+/** How long idle connections stay open after a stop has begun. */
+const IDLE_GRACE_MS = 500;
 
 export class Exchanges {
   readonly #server: Server;
-  readonly #uploadIdleMs: number;
   readonly #running = new Set<ServerResponse>();
   #isStopping = false;
   #idle: (() => void) | undefined;
 
-  constructor(server: Server, options: { uploadIdleMs: number }) {
+  constructor(server: Server) {
     this.#server = server;
-    this.#uploadIdleMs = options.uploadIdleMs;
   }
 
-  begin(request: IncomingMessage, response: ServerResponse): void {
+  /** @param uploadIdleMs how long the client may pause while it sends a body */
+  begin(request: IncomingMessage, response: ServerResponse, uploadIdleMs: number): void {
     this.#running.add(response);
     if (this.#isStopping) response.shouldKeepAlive = false;
-    this.#boundUpload(request, response);
+    // Most bodies have come with their heads, and show when those have been read.
+    process.nextTick(() => boundUpload(request, response, uploadIdleMs));
     response.once("close", () => {
       this.#running.delete(response);
       if (this.#running.size === 0) this.#idle?.();
     });
   }
 
-  /** Stops listening. @returns when nothing goes on any more, or after `deadlineMs` */
+  /**
+   * Ends a connection when the answers that are under way on it have been sent: what followed them
+   * cannot be answered out of turn.
+   *
+   * @returns false when there are none
+   */
+  endAfterAnswers(socket: Duplex): boolean {
+    const underWay = [...this.#running].filter(({ req }) => req.socket === socket);
+    const last = underWay.at(-1);
+    if (last && !last.headersSent) last.shouldKeepAlive = false;
+    let left = underWay.length;
+    for (const response of underWay) {
+      response.once("close", () => {
+        left--;
+        if (left === 0) socket.end();
+      });
+    }
+    return left > 0;
+  }
+
+  /**
+   * Stops listening. Connections that are idle stay open for a moment: on one that closes just now, a
+   * client may be sending its next request. What comes is served, and told that it is the last.
+   *
+   * @returns when nothing goes on any more, or after `deadlineMs`
+   */
   async end(deadlineMs: number): Promise<void> {
     this.#isStopping = true;
-    this.#server.close();
+    NetServer.prototype.close.call(this.#server);
     for (const response of this.#running) {
       if (!response.headersSent) response.shouldKeepAlive = false;
     }
+    if (await this.#hasConnections()) await delay(Math.min(IDLE_GRACE_MS, deadlineMs));
+    this.#server.closeIdleConnections();
     if (this.#running.size === 0) return;
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, deadlineMs);
@@ -45,20 +78,30 @@ export class Exchanges {
     });
   }
 
-  #boundUpload(request: IncomingMessage, response: ServerResponse): void {
-    const { socket } = request;
-    if (request.complete) return;
-    const onTimeout = () => {
-      if (!request.complete) socket.destroy();
-    };
-    socket.setTimeout(this.#uploadIdleMs, onTimeout);
-    response.once("finish", () => {
-      if (request.complete) return;
-      setTimeout(onTimeout, LINGER_MS).unref();
-    });
-    response.once("close", () => {
-      socket.off("timeout", onTimeout);
-      socket.setTimeout(0);
+  #hasConnections(): Promise<boolean> {
+    return new Promise((resolve) => {
+      this.#server.getConnections((_error, count) => resolve(count > 0));
     });
   }
+}
+
+function boundUpload(
+  request: IncomingMessage,
+  response: ServerResponse,
+  uploadIdleMs: number,
+): void {
+  const { socket } = request;
+  if (isWhole(request) || response.destroyed) return;
+  const onTimeout = () => {
+    if (!request.complete) socket.destroy();
+  };
+  socket.setTimeout(uploadIdleMs, onTimeout);
+  response.once("finish", () => {
+    if (request.complete) return;
+    setTimeout(onTimeout, LINGER_MS).unref();
+  });
+  response.once("close", () => {
+    socket.off("timeout", onTimeout);
+    socket.setTimeout(0);
+  });
 }

@@ -34,6 +34,15 @@ function refused(status: number, detail: string): Problem {
   return { status, code: "request-ambiguous", detail };
 }
 
+/** Whether all of a body has come; that it was all of it, Node's parser says a little later. */
+export function isWhole(request: IncomingMessage): boolean {
+  if (request.complete) return true;
+  const { rawHeaders, readableLength } = request;
+  if (fieldLines(rawHeaders, "transfer-encoding").length > 0) return false;
+  const [length = "0"] = fieldLines(rawHeaders, "content-length");
+  return readableLength === Number(length);
+}
+
 /** What a request is for. */
 export interface Target {
   /** Path and query; `*` for the server as a whole. */
@@ -48,7 +57,7 @@ export interface Target {
  */
 export function targetOf(request: IncomingMessage): Target | undefined {
   const { url = "", method } = request;
-  const { host } = request.headers;
+  const [host] = fieldLines(request.rawHeaders, "host");
   if (url.includes("#")) return undefined;
   if (url.startsWith("/")) return { path: url, host };
   if (url === "*") return method === "OPTIONS" ? { path: url, host } : undefined;

@@ -3,8 +3,6 @@
 
 import type { IncomingMessage } from "node:http";
 
-type Field = readonly [name: string, value: string];
-
 const HOP_BY_HOP = new Set([
   "connection",
   "keep-alive",
@@ -16,6 +14,9 @@ const HOP_BY_HOP = new Set([
   "transfer-encoding",
   "upgrade",
 ]);
+
+/** Framed anew, or said by the gateway itself. */
+const REWRITTEN = new Set(["content-length", "expect", "host", "via", "x-forwarded-for"]);
 
 /** What `Connection` must not take off: the message's meaning, or ours, hangs on it. */
 const GUARDED = new Set([
@@ -43,14 +44,12 @@ const FORWARDED = new Set([
 /** Every field line of a name in lower case; `headers` would join them, or keep the first. */
 export function fieldLines(rawHeaders: readonly string[], name: string): string[] {
   const lines: string[] = [];
-  for (const [field, value] of fields(rawHeaders)) {
-    if (field.length === name.length && field.toLowerCase() === name) lines.push(value);
+  for (let i = 0; i + 1 < rawHeaders.length; i += 2) {
+    const field = rawHeaders[i]!;
+    if (field.length === name.length && field.toLowerCase() === name)
+      lines.push(rawHeaders[i + 1]!);
   }
   return lines;
-}
-
-function* fields(rawHeaders: readonly string[]): Generator<Field> {
-  for (let i = 0; i + 1 < rawHeaders.length; i += 2) yield [rawHeaders[i]!, rawHeaders[i + 1]!];
 }
 
 /** The tokens of `Connection`, in lower case. */
@@ -60,13 +59,7 @@ export function connectionTokens(rawHeaders: readonly string[]): string[] {
     .map((token) => token.trim().toLowerCase());
 }
 
-function endToEnd(rawHeaders: readonly string[], guarded: ReadonlySet<string>): Field[] {
-  const named = new Set(connectionTokens(rawHeaders));
-  return [...fields(rawHeaders)].filter(([field]) => {
-    const name = field.toLowerCase();
-    return !HOP_BY_HOP.has(name) && (guarded.has(name) || !named.has(name));
-  });
-}
+const NONE: readonly string[] = [];
 
 /** How a request's headers are made. */
 export interface RequestHeading {
@@ -83,41 +76,56 @@ export interface RequestHeading {
 
 /** The upstream's request headers, without those that frame a body. */
 export function requestHeaders(request: IncomingMessage, heading: RequestHeading): string[] {
-  const guarded = new Set([...GUARDED, ...heading.scopeHeaders]);
+  const { rawHeaders } = request;
   const headers = ["Host", heading.host];
-  for (const [field, value] of endToEnd(request.rawHeaders, guarded)) {
-    const name = field.toLowerCase();
-    if (name === "host" || name === "content-length" || name === "expect") continue;
-    if (isSpoofed(name, heading, guarded)) continue;
-    // Rewritten below.
-    if (name === "x-forwarded-for" || name === "via") continue;
-    headers.push(field, value);
+  const named = connectionTokens(rawHeaders);
+  for (let i = 0; i + 1 < rawHeaders.length; i += 2) {
+    const name = rawHeaders[i]!.toLowerCase();
+    if (HOP_BY_HOP.has(name) || REWRITTEN.has(name)) continue;
+    if (named.includes(name) && !isGuarded(name, heading)) continue;
+    if (isSpoofed(name, heading)) continue;
+    headers.push(rawHeaders[i]!, rawHeaders[i + 1]!);
   }
-  const told = heading.trustForwarded ? request.rawHeaders : [];
-  const path = [...fieldLines(told, "x-forwarded-for"), request.socket.remoteAddress ?? "unknown"];
-  headers.push("X-Forwarded-For", path.join(", "));
+  const told = heading.trustForwarded ? rawHeaders : NONE;
+  const address = request.socket.remoteAddress ?? "unknown";
+  headers.push("X-Forwarded-For", appended(told, "x-forwarded-for", address));
   if (fieldLines(told, "x-forwarded-proto").length === 0) headers.push("X-Forwarded-Proto", "http");
   if (heading.clientHost !== undefined && fieldLines(told, "x-forwarded-host").length === 0) {
     headers.push("X-Forwarded-Host", heading.clientHost);
   }
-  const via = [...fieldLines(request.rawHeaders, "via"), `${request.httpVersion} semel`];
-  headers.push("Via", via.join(", "));
+  headers.push("Via", appended(rawHeaders, "via", `${request.httpVersion} semel`));
   if (heading.attempt !== undefined) headers.push("Idempotency-Attempt", String(heading.attempt));
   return headers;
+}
+
+function appended(rawHeaders: readonly string[], name: string, last: string): string {
+  const lines = fieldLines(rawHeaders, name);
+  return lines.length === 0 ? last : `${lines.join(", ")}, ${last}`;
+}
+
+function isGuarded(name: string, { scopeHeaders }: RequestHeading): boolean {
+  return GUARDED.has(name) || scopeHeaders.includes(name);
 }
 
 /**
  * What the gateway alone may say. Underscores too: servers with CGI-like variables take them for
  * dashes.
  */
-function isSpoofed(name: string, heading: RequestHeading, guarded: ReadonlySet<string>): boolean {
-  const dashed = name.replaceAll("_", "-");
+function isSpoofed(name: string, heading: RequestHeading): boolean {
+  const dashed = name.includes("_") ? name.replaceAll("_", "-") : name;
   if (dashed === ATTEMPT) return true;
   if (FORWARDED.has(dashed)) return !heading.trustForwarded || dashed !== name;
-  return dashed !== name && guarded.has(dashed);
+  return dashed !== name && isGuarded(dashed, heading);
 }
 
 /** The client's response headers. */
-export function responseHeaders(answer: IncomingMessage): string[] {
-  return endToEnd(answer.rawHeaders, GUARDED).flat();
+export function responseHeaders({ rawHeaders }: IncomingMessage): string[] {
+  const headers: string[] = [];
+  const named = connectionTokens(rawHeaders);
+  for (let i = 0; i + 1 < rawHeaders.length; i += 2) {
+    const name = rawHeaders[i]!.toLowerCase();
+    if (HOP_BY_HOP.has(name) || (named.includes(name) && !GUARDED.has(name))) continue;
+    headers.push(rawHeaders[i]!, rawHeaders[i + 1]!);
+  }
+  return headers;
 }

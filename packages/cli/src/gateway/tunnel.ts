@@ -4,13 +4,13 @@
 import { type IncomingMessage, type Server, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
-import { setClientHost, upstreamHead } from "./forward.ts";
+import type { Exchanges } from "./exchanges.ts";
+import { type Passage, setClientHost, upstreamHead } from "./forward.ts";
 import { ambiguityOf, targetOf } from "./framing.ts";
 import { connectionTokens, fieldLines, responseHeaders } from "./headers.ts";
-import type { GatewayOptions } from "./options.ts";
 import { sendProblem } from "./problem.ts";
 import { relay } from "./relay.ts";
-import type { Breakage, Upstream, UpstreamCall } from "./upstream.ts";
+import type { Breakage, UpstreamCall } from "./upstream.ts";
 
 /** Protocols in which requests could follow that the gateway would not see. */
 const CARRIES_REQUESTS = /^(?:h2c?|http|tls)\b/i;
@@ -19,19 +19,18 @@ const CARRIES_REQUESTS = /^(?:h2c?|http|tls)\b/i;
 export type Opened = (request: IncomingMessage, status: number) => void;
 
 export class Tunnels {
-  readonly #upstream: Upstream;
-  readonly #options: GatewayOptions;
+  readonly #passage: () => Passage;
   readonly #sockets = new Set<Duplex>();
 
-  constructor(upstream: Upstream, options: GatewayOptions) {
-    this.#upstream = upstream;
-    this.#options = options;
+  constructor(passage: () => Passage) {
+    this.#passage = passage;
   }
 
   /** Serves a server's upgrades. */
-  serve(server: Server, opened: Opened): void {
+  serve(server: Server, exchanges: Exchanges, opened: Opened): void {
     server.on("upgrade", (request, socket, head) => {
       socket.on("error", () => socket.destroy());
+      if (exchanges.endAfterAnswers(socket)) return;
       const target = targetOf(request);
       const isServed = target !== undefined && ambiguityOf(request) === undefined;
       if (!isServed || !isTunnel(request)) return continueWithout(server, request, socket, head);
@@ -49,7 +48,11 @@ export class Tunnels {
   #open(request: IncomingMessage, client: Duplex, clientHead: Buffer, opened: Opened): void {
     const protocols = fieldLines(request.rawHeaders, "upgrade").join(", ");
     const framing = ["Connection", "Upgrade", "Upgrade", protocols];
-    const call = this.#upstream.open(upstreamHead(request, this.#options, framing), "fresh");
+    const passage = this.#passage();
+    const call = passage.upstream.open(upstreamHead(request, passage, framing), {
+      connection: "fresh",
+      silenceMs: passage.silenceMs,
+    });
     let isAgreed = false;
     this.#keep(client);
     client.once("close", () => call.request.destroy());

@@ -1,15 +1,9 @@
 // The service behind: opens requests to it, and tells a service that was never reached from an
 // exchange that broke off (GW-3a).
 
-import type { IncomingMessage } from "node:http";
-import { type ClientRequest, Agent as HttpAgent, request as httpRequest } from "node:http";
-import { Agent as HttpsAgent, request as httpsRequest } from "node:https";
-
-/**
- * Below the shortest time that common servers keep idle connections for, so that requests seldom
- * meet one that is just being closed.
- */
-const IDLE_MS = 1_000;
+import { ClientRequest, type IncomingMessage } from "node:http";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { type Connection, Connections, type ConnectionWish, Silence } from "./connections.ts";
 
 export interface UpstreamRequest {
   method: string;
@@ -19,46 +13,46 @@ export interface UpstreamRequest {
   headers: string[];
 }
 
+/** How a request is connected. */
+export interface Connecting {
+  /**
+   * A kept connection may be closed by the other side in the moment it is used, and then nobody knows
+   * who read what.
+   */
+  connection: "fresh" | "kept";
+  /** How long the upstream may be silent. */
+  silenceMs: number;
+}
+
 export class Upstream {
   readonly origin: URL;
-  readonly timeoutMs: number;
-  readonly #agent: HttpAgent;
+  readonly #connections: Connections;
 
-  constructor(origin: URL, timeoutMs: number) {
+  constructor(origin: URL) {
     this.origin = origin;
-    this.timeoutMs = timeoutMs;
-    const options = { keepAlive: true, timeout: IDLE_MS };
-    this.#agent = this.#isTls ? new HttpsAgent(options) : new HttpAgent(options);
+    this.#connections = new Connections(origin);
   }
 
-  get #isTls(): boolean {
-    return this.origin.protocol === "https:";
+  /** Begins a request. Its body is still to be written. */
+  open(head: UpstreamRequest, connecting: Connecting): UpstreamCall {
+    return new UpstreamCall(this.#connections, this.origin.protocol, head, connecting);
   }
 
   /**
-   * Begins a request. Its body is still to be written.
-   *
-   * @param connection `"fresh"` for requests whose outcome must be known: a kept connection may be
-   * closed by the other side in the moment it is used, and then nobody knows who read what
+   * How a request whose outcome must be known is to be connected. A kept connection will do where the
+   * upstream is known to keep them; whether it has closed one shows when the event loop has looked
+   * around, which it has when this resolves. Restarting, an upstream loses requests on fresh
+   * connections as well, in the moment between their being made and being accepted.
    */
-  open(head: UpstreamRequest, connection: "fresh" | "kept"): UpstreamCall {
-    const { protocol, hostname, port } = this.origin;
-    const send = this.#isTls ? httpsRequest : httpRequest;
-    const request = send({
-      protocol,
-      // `URL` writes IPv6 addresses in brackets, sockets want them bare.
-      hostname: hostname.replace(/^\[(.*)\]$/, "$1"),
-      port,
-      ...head,
-      agent: connection === "fresh" ? false : this.#agent,
-      timeout: this.timeoutMs,
-    });
-    return new UpstreamCall(request, this.timeoutMs, this.#isTls ? "secureConnect" : "connect");
+  async connectionForOperation(): Promise<Connecting["connection"]> {
+    if (!this.#connections.areTrusted) return "fresh";
+    await nextTurn();
+    return this.#connections.areTrusted ? "kept" : "fresh";
   }
 
-  /** Closes idle connections. */
+  /** Closes connections as soon as they are idle. */
   close(): void {
-    this.#agent.destroy();
+    this.#connections.destroy();
   }
 }
 
@@ -71,39 +65,60 @@ export interface Breakage {
 }
 
 /** One exchange with the upstream. */
-export class UpstreamCall {
+export class UpstreamCall implements ConnectionWish {
+  readonly isFresh: boolean;
+  readonly silenceMs: number;
   readonly request: ClientRequest;
   /** The head of the final answer. */
   readonly answer: Promise<IncomingMessage>;
-  #isReached = false;
+  #connection: Connection | undefined;
   #isTimeout = false;
 
-  constructor(request: ClientRequest, timeoutMs: number, connected: "connect" | "secureConnect") {
+  constructor(
+    agent: Connections,
+    protocol: string,
+    { method, path, headers }: UpstreamRequest,
+    { connection, silenceMs }: Connecting,
+  ) {
+    this.isFresh = connection === "fresh";
+    this.silenceMs = silenceMs;
+    const options = { method, path, headers, agent, protocol, wish: this };
+    const request = new ClientRequest(options as unknown as string);
     this.request = request;
-    request.once("socket", (socket) => {
-      if (request.reusedSocket) this.#isReached = true;
-      else socket.once(connected, () => (this.#isReached = true));
-    });
-    request.once("timeout", () => {
-      this.#isTimeout = true;
-      request.destroy(new Error(`silent for ${timeoutMs} ms`));
-    });
+    // As for the client's head: what is not read could not be passed on.
+    request.maxHeadersCount = 0;
     this.answer = new Promise((resolve, reject) => {
-      request.once("response", resolve);
-      request.on("error", reject);
-      request.once("close", () => reject(new Error("closed without an answer")));
+      let isAnswered = false;
+      request.on("response", (answer) => {
+        isAnswered = true;
+        resolve(answer);
+      });
+      request.on("error", (error) => {
+        this.#isTimeout ||= error instanceof Silence;
+        reject(error);
+      });
+      request.on("close", () => {
+        // An error costs more to make than all the rest of this.
+        if (!isAnswered) reject(new Error("closed without an answer"));
+      });
     });
     // Whoever waits hears of it; whoever has stopped waiting need not.
-    this.answer.catch(() => {});
+    this.answer.catch(ignored);
+  }
+
+  connected(connection: Connection): void {
+    this.#connection = connection;
   }
 
   breakage(error: unknown): Breakage {
     const { message = String(error), code } = error as { message?: string; code?: string };
     return {
-      isReached: this.#isReached,
+      isReached: this.#connection?.isEstablished ?? false,
       isTimeout: this.#isTimeout,
       // Several addresses were tried in vain: the error of errors has a code, but no message.
       message: message || code || "unknown error",
     };
   }
 }
+
+function ignored(): void {}

@@ -18,7 +18,7 @@ async function post(url: string): Promise<{ status: number; code: string; text: 
   return { status: response.status, code, text };
 }
 
-/** Kills a gateway in the middle of a call, and starts another one on its file. */
+/** Kills a gateway in the middle of a call, while another one is on its file. */
 async function killedAndReplaced(policy: "hold" | "rerun") {
   const reached = gate();
   const attempts: unknown[] = [];
@@ -29,12 +29,15 @@ async function killedAndReplaced(policy: "hold" | "rerun") {
   });
   const store = `sqlite:${join(await folder(), "semel.db")}`;
   const flags = ["--store", store, "--lease", "2s", "--on-crash", policy];
-  const first = await gateway(behind.url, ...flags);
+  const [first, second] = await Promise.all([
+    gateway(behind.url, ...flags),
+    gateway(behind.url, ...flags),
+  ]);
   const lost = post(first.url).catch(() => "no answer");
   await reached.opened;
   expect(await first.end("SIGKILL")).toBe("SIGKILL");
   expect(await lost).toBe("no answer");
-  return { second: await gateway(behind.url, ...flags), attempts };
+  return { second, attempts };
 }
 
 /** Asks until the lease has lapsed. @returns the statuses before, and the answer after */

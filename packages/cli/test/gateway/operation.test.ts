@@ -59,9 +59,36 @@ test("a duplicate is answered without the upstream, and another body is refused"
     { key: '"k1"', attempt: "1" },
     { key: "k2", attempt: "1" },
   ]);
-  expect(behind.calls[0]!.connection, "a connection of its own").not.toBe(
-    behind.calls[1]!.connection,
-  );
+});
+
+test("operations use kept connections once the upstream has been seen to keep them", async () => {
+  const behind = await charging();
+  const { url } = await gateway(behind.url);
+  const ports = new Set<number | undefined>();
+  // The first ones have connections of their own.
+  for (let i = 0; ports.size === i; i++) {
+    await post(url, `k${i}`);
+    ports.add(behind.calls.at(-1)!.connection);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  expect(behind.calls.length).toBe(ports.size + 1);
+});
+
+test("an upstream that closes connections unasked gets a fresh one for each operation", async () => {
+  const connections = new Set<number | undefined>();
+  const behind = await upstream((request, response) => {
+    connections.add(request.socket.remotePort);
+    request.resume().on("end", () => {
+      // It says that it keeps the connection, and does not.
+      response.on("finish", () => setTimeout(() => request.socket.destroy(), 5));
+      response.end("charged");
+    });
+  });
+  const { url } = await gateway(behind.url);
+  for (let i = 0; i < 10; i++) {
+    expect(await post(url, `k${i}`)).toMatchObject({ status: 200, text: "charged" });
+  }
+  expect(connections.size).toBe(10);
 });
 
 test("the absolute form of a target is the same request", async () => {
@@ -328,7 +355,7 @@ test("a client that leaves before its body is whole has begun nothing", async ()
 
 test("a body that stops coming ends the connection, and has begun nothing", async () => {
   const behind = await charging();
-  const { url, port } = await gateway(behind.url, "--upstream-timeout", "200ms");
+  const { url, port } = await gateway(behind.url, "--upstream-timeout", "1s");
   const client = await rawConnection(port);
   const head = ["POST /payments HTTP/1.1", "Host: a", "Authorization: Bearer one"];
   client.write(`${message(...head, "Idempotency-Key: k", "Content-Length: 10")}half`);

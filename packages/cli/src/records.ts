@@ -1,0 +1,306 @@
+// `semel records`: what an administrator does with records: look, resolve, void, delete.
+
+import { createInterface } from "node:readline/promises";
+import { Argument, Command, InvalidArgumentError, Option } from "commander";
+import { Idempotency, type OperationName, type RecordState } from "semel";
+import type { HeaderLine } from "./check/exchange.ts";
+import { headerLine } from "./check/flags.ts";
+import { colorsOf } from "./check/report/text.ts";
+import { EXIT, Failure } from "./failure.ts";
+import { duration } from "./flags.ts";
+import { clean, fieldsOf, jsonLine, tableOf } from "./output.ts";
+import { lookUp } from "./records/look-up.ts";
+import { COLUMNS, RECORD_STATES, recordJson, recordText, resultJson } from "./records/show.ts";
+import { httpStatus, jsonValue, type VerdictFlags, verdictOf } from "./records/verdict.ts";
+import { type OpenStore, type StoreFlags, storeFlags, withStore } from "./stores/open.ts";
+
+/** The exit code when there is no such record, or its state does not allow what was asked. */
+const EXIT_REFUSED = 3;
+
+const EXIT_CODES = `
+Exit codes: 0 done, 1 the store cannot be asked, 2 wrong usage, 3 there is no such record, or its state
+does not allow it.`;
+
+interface CommonFlags extends StoreFlags {
+  json?: boolean;
+}
+
+interface NameFlags extends CommonFlags {
+  scope: string;
+}
+
+export function recordsCommand(): Command {
+  const records = new Command("records")
+    .description("Looks at records, and decides about those whose outcome nobody knows.")
+    .addHelpText(
+      "after",
+      `
+Example:
+    $ semel records list --state held
+${EXIT_CODES}`,
+    );
+  for (const command of [
+    listCommand(),
+    getCommand(),
+    resolveCommand(),
+    voidCommand(),
+    deleteCommand(),
+  ]) {
+    for (const flag of [...storeFlags(), new Option("--json", "print JSON")]) {
+      command.addOption(flag);
+    }
+    records.addCommand(command.exitOverride());
+  }
+  return records;
+}
+
+interface ListFlags extends CommonFlags {
+  scope?: string;
+  state?: RecordState;
+  olderThan?: number;
+  limit: number;
+  cursor?: string;
+}
+
+function listCommand(): Command {
+  return new Command("list")
+    .description("Lists records, newest first, a page at a time.")
+    .addOption(new Option("--scope <scope>", "of this scope only"))
+    .addOption(new Option("--state <state>", "in this state only").choices(RECORD_STATES))
+    .addOption(
+      new Option("--older-than <duration>", "created at least this long ago").argParser(duration),
+    )
+    .addOption(new Option("--limit <number>", "records a page").argParser(limit).default(100))
+    .addOption(new Option("--cursor <cursor>", "goes on where the page before ended"))
+    .addHelpText(
+      "after",
+      `
+Piped, a record is a line of fields with tabs between: state, attempt, age in milliseconds, milliseconds
+until it expires (empty: when resolved), reason, scope, key. The cursor of the next page goes to the
+standard error; with --json it is a last line of its own.
+
+Examples:
+  What waits for a decision:
+    $ semel records list --state held
+
+  What has been running for more than an hour, as JSON lines:
+    $ semel records list --state running --older-than 1h --json
+${EXIT_CODES}`,
+    )
+    .action((flags: ListFlags) => withStore(flags, (open) => list(open, flags)));
+}
+
+async function list(open: OpenStore, flags: ListFlags): Promise<void> {
+  const { scope, state, olderThan, limit, cursor } = flags;
+  const page = await idempotencyOf(open).list({
+    limit,
+    ...(scope !== undefined && { scope }),
+    ...(state !== undefined && { state }),
+    ...(olderThan !== undefined && { olderThan }),
+    ...(cursor !== undefined && { cursor }),
+  });
+  const { stdout, stderr } = process;
+  if (flags.json) {
+    for (const record of page.records) stdout.write(jsonLine(recordJson(record)));
+    if (page.cursor !== undefined) stdout.write(jsonLine({ cursor: page.cursor }));
+    return;
+  }
+  if (!stdout.isTTY) stdout.write(fieldsOf(page.records, COLUMNS));
+  else if (page.records.length === 0) stdout.write("No records.\n");
+  else stdout.write(tableOf(page.records, COLUMNS, colorsOf(stdout)));
+  if (page.cursor !== undefined) stderr.write(`more: --cursor ${page.cursor}\n`);
+}
+
+function getCommand(): Command {
+  return named("get", "Shows one record, with its result as its callers get it.")
+    .addHelpText(
+      "after",
+      `
+Examples:
+    $ semel records get order-42 --scope tenant-7
+    $ semel records get order-42 --json
+${EXIT_CODES}`,
+    )
+    .action((key: string, flags: NameFlags) => withStore(flags, (open) => get(open, key, flags)));
+}
+
+async function get(open: OpenStore, key: string, flags: NameFlags): Promise<void> {
+  const found = await lookUp(open.store, { key, scope: flags.scope });
+  if (found === undefined) throw absent(key, flags.scope);
+  const { record, result, steps } = found;
+  process.stdout.write(
+    flags.json
+      ? jsonLine({ ...recordJson(record), steps: steps ?? null, result: resultJson(result) })
+      : recordText(found, colorsOf(process.stdout)),
+  );
+}
+
+interface ResolveFlags extends NameFlags, VerdictFlags {
+  retention: number;
+}
+
+function resolveCommand(): Command {
+  return named("resolve", "Ends a hold with what was found out about the operation.")
+    .addOption(new Option("--applied", "it was applied; say what callers shall get"))
+    .addOption(new Option("--not-applied", "it was not applied: the same key may run again"))
+    .addOption(new Option("--status <code>", "of the answer (default: 200)").argParser(httpStatus))
+    .addOption(
+      new Option("--header <line>", "of the answer, 'Name: value'; may be repeated").argParser(
+        (written: string, earlier: HeaderLine[] = []) => [
+          ...earlier,
+          headerLine(written, "--header"),
+        ],
+      ),
+    )
+    .addOption(new Option("--body <text>", "of the answer").conflicts("bodyFile"))
+    .addOption(new Option("--body-file <path>", "the same, from a file"))
+    .addOption(
+      new Option("--value <json>", "what run() gave, for an operation that is not HTTP").argParser(
+        jsonValue,
+      ),
+    )
+    .addOption(retentionFlag())
+    .addHelpText(
+      "after",
+      `
+Look first: the downstream's own records say whether the operation was applied.
+
+Examples:
+  It was not charged; the customer's next retry may:
+    $ semel records resolve order-42 --scope tenant-7 --not-applied
+
+  It was charged; retries get this answer:
+    $ semel records resolve order-42 --scope tenant-7 --applied --status 201 \\
+        --header 'Content-Type: application/json' --body '{"charge":"ch_1"}'
+${EXIT_CODES}`,
+    )
+    .action((key: string, flags: ResolveFlags) => {
+      const verdict = verdictOf(flags);
+      return withStore(flags, async (open) => {
+        const answer = await idempotencyOf(open, flags.retention).resolve(
+          { key, scope: flags.scope },
+          verdict,
+        );
+        if (answer.kind === "absent") throw absent(key, flags.scope);
+        if (answer.kind === "refused") {
+          throw refused(`${clean(key)} is ${answer.state}; only what is held can be resolved`);
+        }
+        const said =
+          verdict.outcome === "applied" ? "applied, and answered so" : "free to run again";
+        done(
+          flags,
+          { key, scope: flags.scope, resolved: verdict.outcome },
+          `${clean(key)}: ${said}`,
+        );
+      });
+    });
+}
+
+function voidCommand(): Command {
+  return named("void", "Makes sure that an operation never runs.")
+    .addOption(retentionFlag())
+    .addHelpText(
+      "after",
+      `
+Also for a key that has not been seen yet. What runs under a live lease, and what has completed, is left.
+
+Example:
+    $ semel records void order-42 --scope tenant-7
+${EXIT_CODES}`,
+    )
+    .action((key: string, flags: NameFlags & { retention: number }) =>
+      withStore(flags, async (open) => {
+        const name: OperationName = { key, scope: flags.scope };
+        const { kind } = await idempotencyOf(open, flags.retention).void(name);
+        if (kind === "busy") throw refused(`${clean(key)} is running; wait for its end`);
+        if (kind === "completed") throw refused(`${clean(key)} has completed; it cannot be undone`);
+        done(flags, { ...name, voided: true }, `${clean(key)}: will never run`);
+      }),
+    );
+}
+
+function deleteCommand(): Command {
+  return named("delete", "Forgets a record: its key may then run again.")
+    .addOption(new Option("--yes", "do not ask; needed where nobody can be asked").default(false))
+    .addHelpText(
+      "after",
+      `
+An operation that was applied may be applied once more under a forgotten key. To decide about one that is
+held, use \`semel records resolve\`. Processes that have the result in memory may replay it for a minute.
+
+Example:
+    $ semel records delete order-42 --scope tenant-7 --yes
+${EXIT_CODES}`,
+    )
+    .action(async (key: string, flags: NameFlags & { yes: boolean }) => {
+      if (!flags.yes) await confirm(`Forget ${clean(key)}, so that it may run again?`);
+      await withStore(flags, async (open) => {
+        const { kind } = await idempotencyOf(open).delete({ key, scope: flags.scope });
+        if (kind === "absent") throw absent(key, flags.scope);
+        if (kind === "busy") throw refused(`${clean(key)} is running; wait for its end`);
+        done(flags, { key, scope: flags.scope, deleted: true }, `${clean(key)}: forgotten`);
+      });
+    });
+}
+
+/** @throws {Failure} unless somebody says yes */
+async function confirm(question: string): Promise<void> {
+  if (!process.stdin.isTTY || !process.stderr.isTTY) {
+    throw new Failure("nobody can be asked here; say --yes if the record is to be forgotten", {
+      exit: EXIT.usage,
+    });
+  }
+  const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  try {
+    const answer = await terminal.question(`${question} [y/N] `);
+    if (!/^y(es)?$/i.test(answer.trim())) throw refused("nothing was forgotten");
+  } finally {
+    terminal.close();
+  }
+}
+
+function named(name: string, description: string): Command {
+  return new Command(name)
+    .description(description)
+    .addArgument(new Argument("<key>", "the operation's key"))
+    .addOption(
+      new Option("--scope <scope>", "whose key it is, as `semel records list` shows it").default(
+        "",
+        "none",
+      ),
+    );
+}
+
+function retentionFlag(): Option {
+  return new Option("--retention <duration>", "how long the decision is kept")
+    .argParser(duration)
+    .default(duration("24h"), "24h");
+}
+
+function limit(written: string): number {
+  const number = /^\d{1,4}$/.test(written) ? Number(written) : 0;
+  if (number >= 1 && number <= 1_000) return number;
+  throw new InvalidArgumentError("Write a number from 1 to 1000.");
+}
+
+/** For administration alone: it neither caches nor sweeps. */
+function idempotencyOf({ store }: Pick<OpenStore, "store">, retention?: number): Idempotency {
+  return new Idempotency({
+    ...{ store, cache: false, sweep: false },
+    ...(retention !== undefined && { retention }),
+  });
+}
+
+function done(flags: CommonFlags, json: object, text: string): void {
+  process.stdout.write(flags.json ? jsonLine(json) : `${text}\n`);
+}
+
+function absent(key: string, scope: string): Failure {
+  const where =
+    scope === "" ? "without a scope; name one with --scope" : `in scope ${clean(scope)}`;
+  return refused(`there is no record of ${clean(key)} ${where}`);
+}
+
+function refused(message: string): Failure {
+  return new Failure(message, { exit: EXIT_REFUSED });
+}
