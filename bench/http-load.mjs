@@ -8,14 +8,17 @@ import { percentile } from "./report.mjs";
  * Keeps every connection busy for a while.
  *
  * @param keyOf the key of the next request
+ * @param requestOf the bytes of a request with that key. @default a charge
  * @returns how many were answered, and how long they took
  */
-export async function load({ port, connections, durationMs, keyOf, status }) {
+export async function load({ port, connections, durationMs, keyOf, status, requestOf = charge }) {
   const latencies = [];
   const endsAt = performance.now() + durationMs;
   const startedAt = performance.now();
   await Promise.all(
-    Array.from({ length: connections }, () => drive({ port, endsAt, keyOf, status, latencies })),
+    Array.from({ length: connections }, () =>
+      drive({ port, endsAt, next: () => requestOf(keyOf()), status, latencies }),
+    ),
   );
   const tookMs = performance.now() - startedAt;
   latencies.sort((a, b) => a - b);
@@ -29,11 +32,11 @@ export async function load({ port, connections, durationMs, keyOf, status }) {
 
 const BODY = JSON.stringify({ order: "4711", amount: 1999, currency: "EUR", lines: [1, 2, 3] });
 
-function requestOf(key) {
+function charge(key) {
   return `POST /charges HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: ${BODY.length}\r\nIdempotency-Key: ${key}\r\n\r\n${BODY}`;
 }
 
-function drive({ port, endsAt, keyOf, status, latencies }) {
+function drive({ port, endsAt, next, status, latencies }) {
   return new Promise((resolve, reject) => {
     const socket = connect({ port, host: "127.0.0.1", noDelay: true });
     let sentAt = 0;
@@ -41,7 +44,7 @@ function drive({ port, endsAt, keyOf, status, latencies }) {
     const send = () => {
       sentAt = performance.now();
       if (sentAt >= endsAt) socket.end();
-      else socket.write(requestOf(keyOf()), "latin1");
+      else socket.write(next(), "latin1");
     };
     socket.setEncoding("latin1");
     socket.on("connect", send);
