@@ -257,6 +257,8 @@ export interface ItemQuery {
   kind?: QueueKind;
   state?: QueueState;
   name?: string;
+  /** Those of this record. Cost is flat in the others, except where a store has no order by id. */
+  operation?: RecordId;
   /** 1 to 1,000. */
   limit: number;
   /** Where the previous page ended; its form is the store's own. */

@@ -122,7 +122,7 @@ export class MemoryQueue implements StoreQueue {
 
   async list(query: ItemQuery): Promise<ItemPage> {
     assertItemQuery(query);
-    const { kind, state, name } = query;
+    const { kind, state, name, operation } = query;
     const now = this.#store.now();
     const page = new NewestPage<StoredItem>(query);
     let seen = 0;
@@ -130,7 +130,8 @@ export class MemoryQueue implements StoreQueue {
       const isAsked =
         (kind === undefined || item.kind === kind) &&
         (state === undefined || item.state === state) &&
-        (name === undefined || item.name === name);
+        (name === undefined || item.name === name) &&
+        (operation === undefined || item.operation === operation);
       if (isAsked && !isExpired(item, now)) {
         page.offer(item, () => ({ ...view(item, now), payload: new Uint8Array(0) }));
       }

@@ -12,6 +12,7 @@ import type {
   QueueItem,
   QueueKind,
   QueueState,
+  RecordId,
 } from "../store.ts";
 
 /** The most items that one call may be about. */
@@ -110,11 +111,18 @@ export function assertEndings(endings: readonly ItemEnding[]): void {
 }
 
 /** @throws {InvalidOption} */
-export function assertItemQuery({ kind, state, name, limit }: ItemQuery): void {
+export function assertItemQuery({ kind, state, name, operation, limit }: ItemQuery): void {
   if (kind !== undefined) assertOneOf(kind, QUEUE_KINDS, "kind");
   if (state !== undefined) assertOneOf(state, QUEUE_STATES, "state");
   if (name !== undefined) assertName(name);
+  if (operation !== undefined) assertId(operation, "operation");
   assertInteger(limit, "limit", 1, ITEMS_MAX);
+}
+
+/** Between which ids the items of an operation are, and those of a few others. */
+export function idsOfOperation(operation: RecordId): [first: string, last: string] {
+  const common = operation.slice(0, COMMON_DIGITS);
+  return [common.padEnd(32, "0"), common.padEnd(32, "f")];
 }
 
 /** @throws {InvalidOption} */

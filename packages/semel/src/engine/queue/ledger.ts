@@ -37,6 +37,8 @@ export interface QueuedRecord {
 
 export interface QueuedQuery {
   name?: string;
+  /** The id of an operation's record: those of this one. */
+  operation?: string;
   state?: QueueState;
   /** 1 to 1,000. @default 100 */
   limit?: number;
@@ -75,14 +77,15 @@ export class Ledger {
 
   /** Newest first, a page at a time. */
   async list(query: QueuedQuery = {}): Promise<{ items: QueuedRecord[]; cursor?: string }> {
-    assertKnownOptions(query, ["name", "state", "limit", "cursor"], "list()");
-    const { name, state, limit = 100, cursor } = query;
+    assertKnownOptions(query, ["name", "operation", "state", "limit", "cursor"], "list()");
+    const { name, operation, state, limit = 100, cursor } = query;
     if (state !== undefined) assertOneOf(state, STATES, "state");
     assertInteger(limit, "limit", 1, 1_000);
     const page = await this.#queue.list({
       kind: this.#kind,
       limit,
       ...(name !== undefined && { name }),
+      ...(operation !== undefined && { operation }),
       ...(state !== undefined && { state }),
       ...(cursor !== undefined && { cursor }),
     });

@@ -1,6 +1,7 @@
 // The SQL of the MySQL store's queue (EN-7, EN-8), in the manner of `statements.ts`.
 
 import type { AttemptToken, ItemClaim, ItemEnding, ItemToken, QueueItem } from "../../store.ts";
+import { idsOfOperation } from "../queue-checks.ts";
 import { ITEM_STATE_CODES, KIND_CODES, writtenBy } from "../sql-item.ts";
 import type { MysqlTables } from "./schema.ts";
 import { bytes, each, hexadecimal, integer, NOW, RUNNABLE, table, text } from "./statements.ts";
@@ -27,6 +28,7 @@ export interface ItemFilter {
   kind: number | undefined;
   state: number | undefined;
   name: string | undefined;
+  operation: string | undefined;
   /** Where the page before ended. */
   before: { created: number; id: string } | undefined;
   limit: number;
@@ -192,8 +194,9 @@ function areClaimed(tokens: readonly ItemToken[]): string {
         AND (q.id, q.started, q.owner) IN (${claimed}) AND q.state = ${WAITING}`;
 }
 
-/** One index lists each state. */
-function list(queue: string, { kind, state, name, before, limit }: ItemFilter): string {
+/** One index lists each state; an operation's are found by their ids. */
+function list(queue: string, filter: ItemFilter): string {
+  const { kind, state, name, operation, before, limit } = filter;
   const wanted = [LIVE];
   if (kind !== undefined) wanted.push(`q.kind = ${kind}`);
   if (name !== undefined) wanted.push(`q.name = ${text(name)}`);
@@ -202,7 +205,12 @@ function list(queue: string, { kind, state, name, before, limit }: ItemFilter): 
     wanted.push(`q.created_at <= ${created}`);
     wanted.push(`(q.created_at < ${created} OR q.id < ${hexadecimal(before.id)})`);
   }
-  const ofState = (code: number) => `(SELECT ${COLUMNS} FROM ${queue} AS q FORCE INDEX (state)
+  if (operation !== undefined) {
+    wanted.push(`q.id BETWEEN ${idsOfOperation(operation).map(hexadecimal).join(" AND ")}`);
+    wanted.push(`q.operation = ${hexadecimal(operation)}`);
+  }
+  const index = operation === undefined ? "state" : "PRIMARY";
+  const ofState = (code: number) => `(SELECT ${COLUMNS} FROM ${queue} AS q FORCE INDEX (${index})
     WHERE q.state = ${code} AND ${wanted.join(" AND ")}
     ORDER BY q.created_at DESC, q.id DESC LIMIT ${integer(limit)})`;
   const states = state === undefined ? [WAITING, DONE, DEAD] : [state];

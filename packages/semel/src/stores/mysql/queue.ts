@@ -193,11 +193,12 @@ export class MysqlQueue implements StoreQueue {
 
   async list(query: ItemQuery): Promise<ItemPage> {
     assertItemQuery(query);
-    const { kind, state, name, limit, cursor } = query;
+    const { kind, state, name, operation, limit, cursor } = query;
     const filter: ItemFilter = {
       kind: kind === undefined ? undefined : KIND_CODES[kind],
       state: state === undefined ? undefined : ITEM_STATE_CODES[state],
       name,
+      operation,
       before: cursor === undefined ? undefined : parseCursor(cursor),
       limit: limit + 1,
     };

@@ -126,6 +126,13 @@ export function queueStatementsFor({ queue, records }: PostgresTables) {
       ) AS q
       ORDER BY position DESC, id DESC LIMIT $6`,
 
+    /** Those of an operation, which are between two ids; nothing but their index is of use here. */
+    listOf: `WITH own AS MATERIALIZED (
+        SELECT * FROM ${queue} AS q
+        WHERE q.id BETWEEN $7::uuid AND $8::uuid AND q.operation = $9::uuid
+      )
+      ${page("own", "($5::smallint IS NULL OR q.state = $5)")}`,
+
     stats: `SELECT q.kind, q.state, count(*) AS items,
         max(round(date_part('epoch', ${NOW} - q.due_at) * 1000))
           FILTER (WHERE q.due_at <= ${NOW}) AS oldest

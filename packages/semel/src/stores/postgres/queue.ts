@@ -26,6 +26,7 @@ import {
   assertId,
   assertItemQuery,
   assertRenewal,
+  idsOfOperation,
 } from "../queue-checks.ts";
 import {
   distinctItems,
@@ -147,13 +148,18 @@ export class PostgresQueue implements StoreQueue {
 
   async list(query: ItemQuery): Promise<ItemPage> {
     assertItemQuery(query);
-    const { kind, state, name, limit, cursor } = query;
+    const { kind, state, name, operation, limit, cursor } = query;
     const position = cursor === undefined ? [null, null] : parseCursor(cursor);
     await this.#store.ready();
     const kindCode = kind === undefined ? null : KIND_CODES[kind];
     const stateCode = state === undefined ? null : ITEM_STATE_CODES[state];
     const parameters = [...position, kindCode, name ?? null, stateCode, limit + 1];
-    const result = await this.#store.query(this.#sql.list, parameters);
+    const result = await (operation === undefined
+      ? this.#store.query(this.#sql.list, parameters)
+      : this.#store.query(this.#sql.listOf, [
+          ...parameters,
+          ...[...idsOfOperation(operation), operation],
+        ]));
     const rows = rowsOf<ItemRow & { position: SqlInteger }>(result);
     const last = rows.slice(0, limit).at(-1);
     return {

@@ -4,14 +4,16 @@
 
 import { InvalidOption, RecordUnreadable } from "../../errors.ts";
 import type { ItemPage, ItemQuery, StoredItem } from "../../store.ts";
+import { idsOfOperation } from "../queue-checks.ts";
 import type { RedisBatches } from "./batches.ts";
-import { SHARDS } from "./keyspace.ts";
 import { TIME_MAX } from "./lua.ts";
 import { KIND_CODES } from "./queue-packing.ts";
 import { QUEUE_SCRIPTS } from "./queue-scripts.ts";
 
 /** A page looks at no more places than this: it may then be short, and its cursor leads on. */
 const PLACES_MAX = 10_000;
+/** What is looked through at once for the items of one operation. */
+const PLACES_TOGETHER = 1_000;
 
 /** The lists of a section, with the state of what each holds. */
 const SECTIONS = {
@@ -44,14 +46,16 @@ export async function listItems(
   readItems: ReadItems,
   query: ItemQuery,
 ): Promise<ItemPage> {
-  const { limit, name, cursor } = query;
+  const { limit, name, operation, cursor } = query;
   let { section, from } =
     cursor === undefined ? { section: "kept" as Section, from: START } : parseCursor(cursor);
   const items: StoredItem[] = [];
   for (let looked = 0; ; ) {
     const lists = listsOf(section, query);
-    const wanted = limit - items.length;
-    const { places, isLast } = await placesAfter(batches, keys, lists, from, wanted);
+    const wanted = operation === undefined ? limit - items.length : PLACES_TOGETHER;
+    const found = await placesAfter(batches, keys, lists, from, wanted);
+    const { places, isCut } = placesFor(found.places, operation, limit - items.length);
+    const isLast = found.isLast && !isCut;
     for (const item of await readItems(places.map(({ id }) => id))) {
       if (item instanceof RecordUnreadable || item === undefined) continue;
       if (item instanceof Error) throw item;
@@ -60,8 +64,8 @@ export async function listItems(
         items.push(item);
       }
     }
-    looked += places.length;
-    from = places.at(-1) ?? from;
+    looked += found.places.length;
+    from = (isCut ? places : found.places).at(-1) ?? from;
     if (isLast && section === "ending") return { items };
     if (isLast) [section, from] = ["ending", START];
     if (items.length === limit || looked >= PLACES_MAX) {
@@ -80,7 +84,7 @@ async function placesAfter(
 ): Promise<{ places: Place[]; isLast: boolean }> {
   if (lists.length === 0) return { places: [], isLast: true };
   // Ids are spread evenly over the shards.
-  const ofEach = Math.min(wanted, Math.ceil((2 * wanted) / SHARDS) + 4) + 1;
+  const ofEach = Math.min(wanted, Math.ceil((2 * wanted) / keys.length) + 4) + 1;
   const args = ["0", "", String(ofEach), String(from.time), from.id, ...lists];
   const groups = batches.isCluster ? keys.map((key) => [key]) : [keys];
   const replies = await Promise.all(
@@ -122,9 +126,21 @@ function listsOf(section: Section, { kind, state }: ItemQuery): string[] {
     .flatMap(([list]) => kinds.map((code) => `items:${code}:${list}`));
 }
 
-function isListed(item: StoredItem, section: Section, { state }: ItemQuery): boolean {
+function isListed(item: StoredItem, section: Section, { state, operation }: ItemQuery): boolean {
   const isEnding = item.expiresInMs !== null;
-  return isEnding === (section === "ending") && (state === undefined || item.state === state);
+  return (
+    isEnding === (section === "ending") &&
+    (state === undefined || item.state === state) &&
+    (operation === undefined || item.operation === operation)
+  );
+}
+
+/** Of an operation's items the ids have their beginning in common: the others need not be read. */
+function placesFor(places: Place[], operation: string | undefined, wanted: number) {
+  if (operation === undefined) return { places, isCut: false };
+  const [first, last] = idsOfOperation(operation);
+  const own = places.filter(({ id }) => first <= id && id <= last);
+  return { places: own.slice(0, wanted), isCut: own.length > wanted };
 }
 
 function parseCursor(cursor: string): { section: Section; from: Place } {

@@ -169,7 +169,9 @@ export class RedisQueue implements StoreQueue {
   async list(query: ItemQuery): Promise<ItemPage> {
     assertItemQuery(query);
     const readItems = (ids: readonly string[]) => this.#readAll(ids, "0");
-    return listItems(this.#batches, this.#keys, readItems, query);
+    const { operation } = query;
+    const keys = operation === undefined ? this.#keys : [this.#keyOf(operation)];
+    return listItems(this.#batches, keys, readItems, query);
   }
 
   revive(id: string): Promise<boolean> {

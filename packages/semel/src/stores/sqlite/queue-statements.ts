@@ -19,6 +19,10 @@ const COLUMNS = `position, lower(hex(id)) AS id, lower(hex(operation)) AS operat
   key, place, state, started, finished, due_at - ${NOW} AS due, error, created_at AS created,
   ${NOW} - created_at AS age, expires_at - ${NOW} AS expires`;
 
+const LISTED = `coalesce(?, 9223372036854775807) AND (kind = ?) IS NOT FALSE
+          AND (name = ?) IS NOT FALSE AND ${LIVE}`;
+const inState = (state: number | undefined) => (state === undefined ? "" : `AND state = ${state}`);
+
 export type QueueStatements = ReturnType<typeof queueStatementsFor>;
 
 export function queueStatementsFor(tables: SqliteTables) {
@@ -70,11 +74,16 @@ export function queueStatementsFor(tables: SqliteTables) {
     list: (state: number | undefined) => {
       const isOpen = state !== undefined && state !== DONE;
       return `SELECT ${COLUMNS} FROM ${queue} ${isOpen ? `INDEXED BY ${tables.queueOpen}` : ""}
-        WHERE position < coalesce(?, 9223372036854775807) AND (kind = ?) IS NOT FALSE
-          AND (name = ?) IS NOT FALSE AND ${LIVE}
-          ${isOpen ? `AND state <> ${DONE}` : ""} ${state === undefined ? "" : `AND state = ${state}`}
+        WHERE position < ${LISTED} ${isOpen ? `AND state <> ${DONE}` : ""} ${inState(state)}
         ORDER BY position DESC LIMIT ?`;
     },
+
+    /** Those between two ids that are an operation's; no index but that of ids will do. */
+    listOf: (state: number | undefined) =>
+      `SELECT ${COLUMNS} FROM ${queue}
+      WHERE id BETWEEN unhex(?) AND unhex(?) AND operation = unhex(?)
+        AND +position < ${LISTED} ${inState(state)}
+      ORDER BY +position DESC LIMIT ?`,
 
     /** Reads an index alone for what is done. */
     stats: `SELECT kind, state, count(*) AS items, NULL AS oldest

@@ -24,6 +24,7 @@ import {
   assertId,
   assertItemQuery,
   assertRenewal,
+  idsOfOperation,
 } from "../queue-checks.ts";
 import {
   distinctItems,
@@ -130,19 +131,17 @@ export class SqliteQueue implements StoreQueue {
     });
   }
 
-  async list({ kind, state, name, limit, cursor }: ItemQuery): Promise<ItemPage> {
-    assertItemQuery({
-      limit,
-      ...(kind && { kind }),
-      ...(state && { state }),
-      ...(name && { name }),
-    });
+  async list(query: ItemQuery): Promise<ItemPage> {
+    assertItemQuery(query);
+    const { kind, state, name, operation, limit, cursor } = query;
     const before = cursor === undefined ? null : parseCursor(cursor);
     const stateCode = state === undefined ? undefined : ITEM_STATE_CODES[state];
+    const kindCode = kind === undefined ? null : KIND_CODES[kind];
     return this.#store.read(() => {
       const found = this.#store.connection.rows<ItemRow & { position: SqliteInteger }>(
-        this.#sql.list(stateCode),
-        ...[before, kind === undefined ? null : KIND_CODES[kind], name ?? null, limit + 1],
+        operation === undefined ? this.#sql.list(stateCode) : this.#sql.listOf(stateCode),
+        ...(operation === undefined ? [] : [...idsOfOperation(operation), operation]),
+        ...[before, kindCode, name ?? null, limit + 1],
       );
       const page = found.slice(0, limit);
       const last = page.at(-1);

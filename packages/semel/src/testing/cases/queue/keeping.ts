@@ -1,7 +1,7 @@
 // What administrators see of a queue and do to it, and how it is kept small (EN-8, EN-9, ST-9).
 
 import assert from "node:assert/strict";
-import type { ItemEnding, ItemToken, QueueItem, StoreQueue } from "../../../store.ts";
+import type { ItemEnding, ItemQuery, ItemToken, QueueItem, StoreQueue } from "../../../store.ts";
 import { DRIFT_MS_MAX, LEASE_MS, RETENTION_MS, SETTLED, STALE } from "../../claims.ts";
 import {
   add,
@@ -14,6 +14,7 @@ import {
   lineOf,
   listItems,
   mustReadItem,
+  newOperation,
   queueOf,
   retry,
 } from "../../queue-items.ts";
@@ -232,6 +233,39 @@ const listing = [
           JSON.stringify(query),
         );
       }
+    },
+  ),
+
+  storeCase(
+    "EN-9: a listing can be of one operation, in all states, among others' with like ids",
+    async (harness) => {
+      const queue = queueOf(harness.store);
+      const operation = newOperation();
+      // Its items' ids begin with the same digits, so they are in one range of ids.
+      const like = operation.slice(0, -1) + (operation.endsWith("0") ? "1" : "0");
+      const task = itemOf({ operation, kind: "task", name: "ride" });
+      const effects = lineOf(4, { operation });
+      const others = [...lineOf(3, { operation: like }), ...lineOf(30)];
+      await add(queue, [task, ...effects, ...others]);
+      for (const ending of [done, dead]) {
+        const claimed = await claim(queue, { limit: 100 });
+        await queue.finish(claimed.map(({ token }) => ending(token)));
+      }
+      const of = async (query: Partial<ItemQuery>, limit = 100) =>
+        idsOf(await listItems(queue, { operation, ...query, limit })).sort();
+      for (const limit of [1, 2, 3, 100]) {
+        assert.deepEqual(await of({}, limit), idsOf([task, ...effects]).sort());
+      }
+      assert.deepEqual(await of({ kind: "task" }), [task.id]);
+      assert.deepEqual(await of({ kind: "effect" }, 2), idsOf(effects).sort());
+      assert.deepEqual(await of({ state: "done" }), [effects[0]!.id]);
+      assert.deepEqual(await of({ state: "dead", name: "email" }), [effects[1]!.id]);
+      assert.deepEqual(
+        await of({ kind: "effect", state: "waiting" }),
+        idsOf(effects.slice(2)).sort(),
+      );
+      assert.deepEqual(await of({ operation: newOperation() }), []);
+      await assert.rejects(queue.list({ operation: "order-42", limit: 1 }), /`operation` must be/);
     },
   ),
 
