@@ -10,6 +10,7 @@ import { EXIT, exitStatus, report } from "./failure.ts";
 import { gatewayCommand } from "./gateway.ts";
 import { migrateCommand } from "./migrate.ts";
 import { purgeCommand } from "./purge.ts";
+import { queueCommand } from "./queue.ts";
 import { recordsCommand } from "./records.ts";
 import { statsCommand } from "./stats.ts";
 import { version } from "./version.ts";
@@ -19,7 +20,7 @@ Exit codes:
   0  done, or stopped as asked
   1  failed while starting or running; the message says what to do
   2  wrong usage
-  3  see the help of \`records\` and \`check\``;
+  3  see the help of \`records\`, \`queue\` and \`check\``;
 
 const program = new Command("semel")
   .description("Makes operations safe to repeat: one effect and one answer per key.")
@@ -30,6 +31,7 @@ for (const command of [
   gatewayCommand(),
   dashboardCommand(),
   recordsCommand(),
+  queueCommand(),
   purgeCommand(),
   statsCommand(),
   migrateCommand(),

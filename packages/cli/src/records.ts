@@ -1,29 +1,34 @@
 // `semel records`: what an administrator does with records: look, resolve, void, delete.
 
-import { createInterface } from "node:readline/promises";
-import { Argument, Command, InvalidArgumentError, Option } from "commander";
-import { Idempotency, type OperationName, type RecordState } from "semel";
+import { Argument, Command, Option } from "commander";
+import type { OperationName, RecordState } from "semel";
+import {
+  type CommonFlags,
+  confirmForgetting,
+  cursorFlag,
+  done,
+  idempotencyOf,
+  limitFlag,
+  printPage,
+  refused,
+  withCommands,
+  yesFlag,
+} from "./administration.ts";
 import type { HeaderLine } from "./check/exchange.ts";
 import { headerLine } from "./check/flags.ts";
 import { colorsOf } from "./check/report/text.ts";
-import { EXIT, Failure } from "./failure.ts";
+import type { Failure } from "./failure.ts";
 import { duration } from "./flags.ts";
-import { clean, fieldsOf, jsonLine, tableOf } from "./output.ts";
+import { clean, jsonLine } from "./output.ts";
+import { queuedOf } from "./queue/look-up.ts";
 import { lookUp } from "./records/look-up.ts";
 import { COLUMNS, RECORD_STATES, recordJson, recordText, resultJson } from "./records/show.ts";
 import { httpStatus, jsonValue, type VerdictFlags, verdictOf } from "./records/verdict.ts";
-import { type OpenStore, type StoreFlags, storeFlags, withStore } from "./stores/open.ts";
-
-/** The exit code when there is no such record, or its state does not allow what was asked. */
-const EXIT_REFUSED = 3;
+import { type OpenStore, withStore } from "./stores/open.ts";
 
 const EXIT_CODES = `
 Exit codes: 0 done, 1 the store cannot be asked, 2 wrong usage, 3 there is no such record, or its state
 does not allow it.`;
-
-interface CommonFlags extends StoreFlags {
-  json?: boolean;
-}
 
 interface NameFlags extends CommonFlags {
   scope: string;
@@ -39,19 +44,13 @@ Example:
     $ semel records list --state held
 ${EXIT_CODES}`,
     );
-  for (const command of [
+  return withCommands(records, [
     listCommand(),
     getCommand(),
     resolveCommand(),
     voidCommand(),
     deleteCommand(),
-  ]) {
-    for (const flag of [...storeFlags(), new Option("--json", "print JSON")]) {
-      command.addOption(flag);
-    }
-    records.addCommand(command.exitOverride());
-  }
-  return records;
+  ]);
 }
 
 interface ListFlags extends CommonFlags {
@@ -70,8 +69,8 @@ function listCommand(): Command {
     .addOption(
       new Option("--older-than <duration>", "created at least this long ago").argParser(duration),
     )
-    .addOption(new Option("--limit <number>", "records a page").argParser(limit).default(100))
-    .addOption(new Option("--cursor <cursor>", "goes on where the page before ended"))
+    .addOption(limitFlag("records"))
+    .addOption(cursorFlag())
     .addHelpText(
       "after",
       `
@@ -99,16 +98,11 @@ async function list(open: OpenStore, flags: ListFlags): Promise<void> {
     ...(olderThan !== undefined && { olderThan }),
     ...(cursor !== undefined && { cursor }),
   });
-  const { stdout, stderr } = process;
-  if (flags.json) {
-    for (const record of page.records) stdout.write(jsonLine(recordJson(record)));
-    if (page.cursor !== undefined) stdout.write(jsonLine({ cursor: page.cursor }));
-    return;
-  }
-  if (!stdout.isTTY) stdout.write(fieldsOf(page.records, COLUMNS));
-  else if (page.records.length === 0) stdout.write("No records.\n");
-  else stdout.write(tableOf(page.records, COLUMNS, colorsOf(stdout)));
-  if (page.cursor !== undefined) stderr.write(`more: --cursor ${page.cursor}\n`);
+  printPage(flags, page.records, page.cursor, {
+    columns: COLUMNS,
+    jsonOf: recordJson,
+    none: "No records.",
+  });
 }
 
 function getCommand(): Command {
@@ -128,10 +122,17 @@ async function get(open: OpenStore, key: string, flags: NameFlags): Promise<void
   const found = await lookUp(open.store, { key, scope: flags.scope });
   if (found === undefined) throw absent(key, flags.scope);
   const { record, result, steps } = found;
+  const hasQueue = open.store.queue !== undefined;
+  const queued = hasQueue ? (await queuedOf(idempotencyOf(open), record.id)).items : null;
   process.stdout.write(
     flags.json
-      ? jsonLine({ ...recordJson(record), steps: steps ?? null, result: resultJson(result) })
-      : recordText(found, colorsOf(process.stdout)),
+      ? jsonLine({
+          ...recordJson(record),
+          steps: steps ?? null,
+          queued,
+          result: resultJson(result),
+        })
+      : recordText(found, queued ?? [], colorsOf(process.stdout)),
   );
 }
 
@@ -221,7 +222,7 @@ ${EXIT_CODES}`,
 
 function deleteCommand(): Command {
   return named("delete", "Forgets a record: its key may then run again.")
-    .addOption(new Option("--yes", "do not ask; needed where nobody can be asked").default(false))
+    .addOption(yesFlag())
     .addHelpText(
       "after",
       `
@@ -233,7 +234,7 @@ Example:
 ${EXIT_CODES}`,
     )
     .action(async (key: string, flags: NameFlags & { yes: boolean }) => {
-      if (!flags.yes) await confirm(`Forget ${clean(key)}, so that it may run again?`);
+      if (!flags.yes) await confirmForgetting(`Forget ${clean(key)}, so that it may run again?`);
       await withStore(flags, async (open) => {
         const { kind } = await idempotencyOf(open).delete({ key, scope: flags.scope });
         if (kind === "absent") throw absent(key, flags.scope);
@@ -241,22 +242,6 @@ ${EXIT_CODES}`,
         done(flags, { key, scope: flags.scope, deleted: true }, `${clean(key)}: forgotten`);
       });
     });
-}
-
-/** @throws {Failure} unless somebody says yes */
-async function confirm(question: string): Promise<void> {
-  if (!process.stdin.isTTY || !process.stderr.isTTY) {
-    throw new Failure("nobody can be asked here; say --yes if the record is to be forgotten", {
-      exit: EXIT.usage,
-    });
-  }
-  const terminal = createInterface({ input: process.stdin, output: process.stderr });
-  try {
-    const answer = await terminal.question(`${question} [y/N] `);
-    if (!/^y(es)?$/i.test(answer.trim())) throw refused("nothing was forgotten");
-  } finally {
-    terminal.close();
-  }
 }
 
 function named(name: string, description: string): Command {
@@ -277,30 +262,8 @@ function retentionFlag(): Option {
     .default(duration("24h"), "24h");
 }
 
-function limit(written: string): number {
-  const number = /^\d{1,4}$/.test(written) ? Number(written) : 0;
-  if (number >= 1 && number <= 1_000) return number;
-  throw new InvalidArgumentError("Write a number from 1 to 1000.");
-}
-
-/** For administration alone: it neither caches nor sweeps. */
-function idempotencyOf({ store }: Pick<OpenStore, "store">, retention?: number): Idempotency {
-  return new Idempotency({
-    ...{ store, cache: false, sweep: false },
-    ...(retention !== undefined && { retention }),
-  });
-}
-
-function done(flags: CommonFlags, json: object, text: string): void {
-  process.stdout.write(flags.json ? jsonLine(json) : `${text}\n`);
-}
-
 function absent(key: string, scope: string): Failure {
   const where =
     scope === "" ? "without a scope; name one with --scope" : `in scope ${clean(scope)}`;
   return refused(`there is no record of ${clean(key)} ${where}`);
-}
-
-function refused(message: string): Failure {
-  return new Failure(message, { exit: EXIT_REFUSED });
 }

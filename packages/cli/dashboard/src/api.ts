@@ -5,6 +5,10 @@ import type {
   Decided,
   NameBody,
   Overview,
+  QueuedBody,
+  QueuedDecided,
+  QueuedView,
+  QueuePage,
   RecordsPage,
   RecordView,
   ResolveBody,
@@ -79,6 +83,13 @@ export interface RecordsQuery extends RecordsFilter {
   limit?: string;
 }
 
+/** What of the queue is looked at. */
+export interface QueueFilter {
+  kind?: string;
+  state?: string;
+  name?: string;
+}
+
 function query(fields: object): string {
   const given = Object.entries(fields).filter(([, value]) => value !== undefined);
   return new URLSearchParams(given).toString();
@@ -96,5 +107,9 @@ export const api = {
   resolve: (body: ResolveBody) => post<Decided>("resolve", body),
   void: (name: NameBody) => post<Decided>("void", name),
   delete: (name: NameBody) => post<Decided>("delete", name),
+  queue: (asked: QueueFilter & { cursor?: string }) => ask<QueuePage>(`queue?${query(asked)}`),
+  queued: (id: string) => ask<QueuedView>(`queued?${query({ id })}`),
+  revive: (item: QueuedBody) => post<QueuedDecided>("revive", item),
+  remove: (item: QueuedBody) => post<QueuedDecided>("remove", item),
   events: () => new EventSource(`${BASE}/events`),
 };

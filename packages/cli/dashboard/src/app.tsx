@@ -6,6 +6,8 @@ import { type ApiError, api, whenSessionEnds } from "./api.ts";
 import { useLive } from "./live.ts";
 import { Login } from "./pages/login.tsx";
 import { OverviewPage } from "./pages/overview.tsx";
+import { QueuePage } from "./pages/queue.tsx";
+import { QueuedPage } from "./pages/queued.tsx";
 import { RecordPage } from "./pages/record.tsx";
 import { RecordsPage } from "./pages/records.tsx";
 import { Header } from "./parts/header.tsx";
@@ -64,7 +66,7 @@ function Admitted({ session, onLeft }: { session: Session; onLeft: () => Promise
       <Header
         session={session}
         route={route}
-        held={overview?.census.stats?.states.held}
+        census={overview?.census}
         isConnected={isConnected}
         onLeave={session.hasToken ? leave : undefined}
       />
@@ -95,6 +97,10 @@ function Page({
       return <OverviewPage overview={overview} session={session} />;
     case "records":
       return <RecordsPage query={route.query} />;
+    case "queue":
+      return <QueuePage query={route.query} />;
+    case "queued":
+      return <QueuedPage id={route.id} key={route.id} latest={overview?.sightings} />;
     case "record":
       return (
         <RecordPage
@@ -107,7 +113,10 @@ function Page({
   }
 }
 
-const TITLES = { overview: "Overview", records: "Records", record: "Record" } as const;
+const TITLES = {
+  ...{ overview: "Overview", records: "Records", record: "Record" },
+  ...{ queue: "Queue", queued: "In the queue" },
+} as const;
 
 /** What waits for somebody is seen in another tab, too. */
 function useTitle({ page }: Route, held: number): void {
@@ -119,7 +128,8 @@ function useTitle({ page }: Route, held: number): void {
 
 /** Whoever goes to another page by keyboard, or hears it, begins at its content. */
 function useFocus(route: Route): void {
-  const place = route.page === "record" ? JSON.stringify(route.name) : route.page;
+  const isOne = route.page === "record" || route.page === "queued";
+  const place = isOne ? JSON.stringify(route) : route.page;
   const before = useRef(place);
   useEffect(() => {
     if (before.current === place) return;

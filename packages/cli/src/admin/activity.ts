@@ -26,6 +26,16 @@ const FLOW_OF: Record<OperationOutcome, Flow> = {
   failed: "failed",
 };
 
+/** What became of something in the queue, as people read it after its name. */
+const QUEUE_WORDS = {
+  recorded: "recorded",
+  done: "done",
+  retry: "failed, tried again later",
+  "handed-on": "left to another process",
+  dead: "given up",
+  lost: "taken over by another process",
+} as const;
+
 /** What a sample has besides what was seen. */
 export type Counted = Pick<Sample, "states" | "oldestHeldMs" | "bytes">;
 
@@ -94,6 +104,13 @@ export class Activity {
       case "step": {
         const { id, attempt, durationMs, name, outcome } = event;
         this.#see({ id, what: "step", attempt, durationMs, detail: `${name} ${outcome}` });
+        break;
+      }
+      case "task":
+      case "effect": {
+        const { id, type, name, outcome, error } = event;
+        const why = error === undefined ? "" : `: ${error}`;
+        this.#see({ id, what: type, detail: `${name} ${QUEUE_WORDS[outcome]}${why}` });
         break;
       }
       case "lease-lost":

@@ -7,15 +7,27 @@ import {
   type OperationName,
   type OperationRecord,
   type RecordQuery,
+  type StoreQueue,
   type Verdict,
 } from "semel";
 import { httpResult } from "semel/node";
+import { ledgerOf, QUEUE_KINDS, QUEUE_STATES, queuedItem, queuedOf } from "../queue/look-up.ts";
 import { type FoundRecord, lookUp, lookUpId, showing } from "../records/look-up.ts";
-import { recordJson, resultJson } from "../records/show.ts";
+import { RECORD_STATES, recordJson, resultJson } from "../records/show.ts";
 import type { ReadingStore } from "../stores/sqlite-reader.ts";
 import type { Activity } from "./activity.ts";
-import type { Decided, RecordsPage, RecordView, ResultContent, ResultSummary } from "./contract.ts";
-import { numberIn, Refused, stateIn, textIn } from "./exchange.ts";
+import type {
+  Decided,
+  QueuedBody,
+  QueuedDecided,
+  QueuedView,
+  QueuePage,
+  RecordsPage,
+  RecordView,
+  ResultContent,
+  ResultSummary,
+} from "./contract.ts";
+import { numberIn, oneOfIn, Refused, textIn } from "./exchange.ts";
 
 const PAGE = { min: 1, max: 200, without: 50 };
 /** Records that one search looks through before it says how far it came. */
@@ -37,17 +49,23 @@ export class Api {
   constructor(parts: ApiParts) {
     this.#parts = parts;
     const { reading } = parts;
+    const { queue } = reading;
     this.#looking = showing({
       name: reading.name,
       read: (id) => reading.read(id),
       list: (query) => reading.list(query),
+      ...(queue && { queue: queue as StoreQueue }),
     });
   }
 
   /** A page of records, newest first; with `find`, those whose key or scope has it in it. */
   async records(query: URLSearchParams): Promise<RecordsPage> {
     const asked: RecordQuery = { limit: numberIn(query, "limit", PAGE) };
-    const [scope, state, cursor] = [query.get("scope"), stateIn(query), query.get("cursor")];
+    const [scope, state, cursor] = [
+      query.get("scope"),
+      oneOfIn(query, "state", RECORD_STATES),
+      query.get("cursor"),
+    ];
     const olderThan = numberIn(query, "olderThanMs", { min: 0, max: AGE_MAX_MS, without: 0 });
     if (scope !== null) asked.scope = scope;
     if (state !== undefined) asked.state = state;
@@ -103,10 +121,14 @@ export class Api {
   /** One record, named by scope and key, or by its id. @throws {Refused} when there is none */
   async record(query: URLSearchParams): Promise<RecordView> {
     const { record, steps, result } = await this.#find(query);
+    const hasQueue = this.#parts.reading.queue !== undefined;
+    const queued = hasQueue ? await queuedOf(this.#looking, record.id) : undefined;
     return {
       record: recordJson(record),
       steps: steps ?? null,
       result: summaryOf(result),
+      queued: queued?.items ?? null,
+      hasMoreQueued: queued?.hasMore ?? false,
       sightings: this.#parts.activity.of(record.id),
     };
   }
@@ -129,6 +151,42 @@ export class Api {
       : lookUpId(reading, id));
     if (found) return found;
     throw new Refused(404, "absent", "There is no such record; it may have expired");
+  }
+
+  /** What is queued of one kind, newest first. */
+  async queue(query: URLSearchParams): Promise<QueuePage> {
+    const kind = oneOfIn(query, "kind", QUEUE_KINDS) ?? "effect";
+    const state = oneOfIn(query, "state", QUEUE_STATES);
+    const [name, cursor] = [query.get("name"), query.get("cursor")];
+    const page = await ledgerOf(this.#looking, kind).list({
+      limit: numberIn(query, "limit", PAGE),
+      ...(state !== undefined && { state }),
+      ...(name && { name }),
+      ...(cursor !== null && { cursor }),
+    });
+    const items = page.items.map((item) => ({ kind, ...item }));
+    return { items, cursor: page.cursor ?? null };
+  }
+
+  /** One item with what was recorded for it. @throws {Refused} when there is none */
+  async queued(query: URLSearchParams): Promise<QueuedView> {
+    const found = await queuedItem(this.#looking, query.get("id") ?? "");
+    if (found) return found;
+    throw new Refused(
+      404,
+      "absent",
+      "There is nothing like this in the queue; it may have expired",
+    );
+  }
+
+  async revive(body: Record<string, unknown>): Promise<QueuedDecided> {
+    const { kind, id } = queuedIn(body);
+    return { done: await ledgerOf(this.#parts.idempotency, kind).revive(id) };
+  }
+
+  async remove(body: Record<string, unknown>): Promise<QueuedDecided> {
+    const { kind, id } = queuedIn(body);
+    return { done: await ledgerOf(this.#parts.idempotency, kind).remove(id) };
   }
 
   async resolve(body: Record<string, unknown>): Promise<Decided> {
@@ -184,6 +242,12 @@ function summaryOf(result: FoundRecord["result"]): ResultSummary | null {
         ...(result.status !== undefined && { status: result.status }),
       };
   }
+}
+
+function queuedIn(body: Record<string, unknown>): QueuedBody {
+  const kind = QUEUE_KINDS.find((one) => one === body["kind"]);
+  if (kind) return { kind, id: textIn(body, "id") };
+  throw new Refused(400, "parameter-invalid", '"kind" must be "task" or "effect"');
 }
 
 function nameOf(body: Record<string, unknown>): OperationName {

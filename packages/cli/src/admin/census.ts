@@ -14,7 +14,7 @@ const SHARE = 50;
 
 export class StoreCensus {
   readonly #store: ReadingStore;
-  #latest: Census = { at: null, stats: null, tookMs: 0, error: null };
+  #latest: Census = { at: null, stats: null, queue: null, tookMs: 0, error: null };
   #triedAt = Number.NEGATIVE_INFINITY;
   #counting: Promise<Census> | undefined;
 
@@ -49,8 +49,9 @@ export class StoreCensus {
     this.#triedAt = startedAt;
     try {
       const stats = await this.#store.stats();
+      const queue = (await this.#store.queue?.stats()) ?? null;
       const tookMs = performance.now() - startedAt;
-      this.#latest = { at: Date.now(), stats, tookMs, error: null };
+      this.#latest = { at: Date.now(), stats, queue, tookMs, error: null };
     } catch (error) {
       this.#latest = { ...this.#latest, error: (error as Error).message };
     }

@@ -1,6 +1,16 @@
 // What the admin listener and the dashboard say to each other, as JSON. Times are milliseconds.
 
-import type { OperationOutcome, OperationRecord, RecordState, StepRecord, StoreStats } from "semel";
+import type {
+  OperationOutcome,
+  OperationRecord,
+  QueuedRecord,
+  QueueKind,
+  QueueState,
+  QueueStats,
+  RecordState,
+  StepRecord,
+  StoreStats,
+} from "semel";
 
 /** What the page has to know before anything else. */
 export interface Session {
@@ -46,6 +56,8 @@ export interface Census {
   /** When it was counted; `null`: never yet. */
   at: number | null;
   stats: StoreStats | null;
+  /** `null`: not known, or a store that keeps no queue. */
+  queue: QueueStats | null;
   /** What counting took. */
   tookMs: number;
   /** Why the last count failed; the numbers are those of the one before. */
@@ -58,11 +70,11 @@ export interface Sighting {
   number: number;
   at: number;
   id: string;
-  /** What became of a request; or that one was let in, a step, a lost lease, a decision. */
-  what: OperationOutcome | "begun" | "step" | "lease-lost" | "decided";
+  /** What became of a request; or that one was let in, a step, a lost lease, a decision, queued work. */
+  what: OperationOutcome | "begun" | "step" | "lease-lost" | "decided" | QueueKind;
   attempt?: number;
   durationMs?: number;
-  /** The name of a step and what became of it, or a decision. */
+  /** The name of a step, an effect or a durable operation and what became of it, or a decision. */
   detail?: string;
   /** Answered without the store. */
   cached?: boolean;
@@ -109,6 +121,10 @@ export interface RecordView {
   /** `null`: they are encrypted, or damaged. */
   steps: StepRecord[] | null;
   result: ResultSummary | null;
+  /** Its durable operation and its effects, in their order; `null`: the store keeps no queue. */
+  queued: QueuedRow[] | null;
+  /** Whether it has more effects than these. */
+  hasMoreQueued: boolean;
   /** What this process saw, the oldest first; it remembers only so much. */
   sightings: Sighting[];
 }
@@ -139,6 +155,36 @@ export type ResolveBody = { scope: string; key: string } & (
 export interface NameBody {
   scope: string;
   key: string;
+}
+
+/** Something in the queue: a durable operation (`task`), or an effect. */
+export interface QueuedRow extends QueuedRecord {
+  kind: QueueKind;
+}
+
+export interface QueuePage {
+  items: QueuedRow[];
+  cursor: string | null;
+}
+
+export type { QueueKind, QueueState };
+
+/** Something in the queue with what was recorded for it, or why that cannot be read. */
+export interface QueuedView {
+  item: QueuedRow;
+  payload: { value: unknown } | { unreadable: string };
+}
+
+/** What is done about something in the queue. */
+export interface QueuedBody {
+  kind: QueueKind;
+  /** A UUID. */
+  id: string;
+}
+
+/** `false`: it is done, is being done right now, or is not there. */
+export interface QueuedDecided {
+  done: boolean;
 }
 
 export type Decided = { done: true } | { done: false; state: RecordState | "absent" };

@@ -1,7 +1,6 @@
 // One request to the admin listener: reads what it carries, and answers in JSON.
 
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { RECORD_STATES } from "../records/show.ts";
 import type { AdminProblem } from "./contract.ts";
 
 /** An answer other than the one that was asked for. */
@@ -77,14 +76,17 @@ export function numberIn(
   throw new Refused(400, "parameter-invalid", `"${name}" must be a number from ${min} to ${max}`);
 }
 
-/** @throws {Refused} */
-export function stateIn(query: URLSearchParams): (typeof RECORD_STATES)[number] | undefined {
-  const written = query.get("state");
+/** One of a few words in a query. @throws {Refused} */
+export function oneOfIn<Word extends string>(
+  query: URLSearchParams,
+  name: string,
+  words: readonly Word[],
+): Word | undefined {
+  const written = query.get(name);
   if (written === null) return undefined;
-  const state = RECORD_STATES.find((one) => one === written);
-  if (state) return state;
-  const known = RECORD_STATES.join(", ");
-  throw new Refused(400, "parameter-invalid", `"state" must be one of ${known}`);
+  const word = words.find((one) => one === written);
+  if (word) return word;
+  throw new Refused(400, "parameter-invalid", `"${name}" must be one of ${words.join(", ")}`);
 }
 
 /** What JSON cannot say, as well as it can. */

@@ -12,7 +12,7 @@ import { Activity } from "./activity.ts";
 import { Api, refusalOf } from "./api.ts";
 import { Assets } from "./assets.ts";
 import { StoreCensus } from "./census.ts";
-import type { Session } from "./contract.ts";
+import type { QueuedBody, Session } from "./contract.ts";
 import { bodyOf, Refused, sendJson, sendProblem, textIn } from "./exchange.ts";
 import type { Health } from "./health.ts";
 import { hear } from "./hearing.ts";
@@ -166,6 +166,8 @@ export class AdminListener {
     "/-/api/records": (query) => this.#api.records(query),
     "/-/api/record": (query) => this.#api.record(query),
     "/-/api/result": (query) => this.#api.result(query),
+    "/-/api/queue": (query) => this.#api.queue(query),
+    "/-/api/queued": (query) => this.#api.queued(query),
     "/-/api/stats": () => this.#census.again(),
   };
 
@@ -173,11 +175,24 @@ export class AdminListener {
     "/-/api/resolve": (_query, request) => this.#decide("resolve", request),
     "/-/api/void": (_query, request) => this.#decide("void", request),
     "/-/api/delete": (_query, request) => this.#decide("delete", request),
+    "/-/api/revive": (_query, request) => this.#decideQueued("revive", request),
+    "/-/api/remove": (_query, request) => this.#decideQueued("remove", request),
   };
 
   async #decide(decision: "resolve" | "void" | "delete", request: IncomingMessage) {
     const decided = await this.#api[decision](await bodyOf(request));
     // Whoever looks sees it in the numbers at once.
+    if (decided.done) void this.#census.again();
+    return decided;
+  }
+
+  async #decideQueued(decision: "revive" | "remove", request: IncomingMessage) {
+    const body = await bodyOf(request);
+    const decided = await this.#api[decision](body);
+    const { kind, id } = body as unknown as QueuedBody;
+    const answer = decided.done ? "done" : "refused";
+    const text = `${decision} of ${kind} ${id}: ${answer}`;
+    this.#options.log.note("decided", text, { decision, kind, id, answer });
     if (decided.done) void this.#census.again();
     return decided;
   }

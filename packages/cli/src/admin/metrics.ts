@@ -21,6 +21,7 @@ export class Metrics {
   readonly #storeFailures;
   readonly #swept;
   readonly #decisions;
+  readonly #queued;
   readonly #requests;
   readonly #upstreamFailures;
   readonly #running = new Set<string>();
@@ -60,6 +61,14 @@ export class Metrics {
     this.#decisions = new Counter({
       ...{ name: "semel_decisions_total", registers, labelNames: ["decision"] as const },
       help: "Records that an administrator decided about in this process",
+    });
+    this.#queued = new Counter({
+      ...{
+        name: "semel_queue_outcomes_total",
+        registers,
+        labelNames: ["kind", "outcome"] as const,
+      },
+      help: "Durable operations (task) and effects, by what became of them in this process",
     });
     this.#requests = new Counter({
       ...{ name: "semel_gateway_requests_total", registers },
@@ -131,6 +140,28 @@ export class Metrics {
         }
       },
     });
+    new Gauge({
+      ...{ name: "semel_queue_items", registers, labelNames: ["kind", "state"] as const },
+      help: "Durable operations (task) and effects in the queue, by state; dead ones were given up",
+      async collect() {
+        const { queue } = await census.upToDate(true);
+        this.reset();
+        for (const [kind, states] of Object.entries(queue?.states ?? {})) {
+          for (const [state, count] of Object.entries(states)) this.set({ kind, state }, count);
+        }
+      },
+    });
+    new Gauge({
+      ...{ name: "semel_queue_oldest_due_seconds", registers, labelNames: ["kind"] as const },
+      help: "How long what is due for the longest time has been due; 0 when nothing is",
+      async collect() {
+        const { queue } = await census.upToDate(true);
+        this.reset();
+        for (const [kind, ms] of Object.entries(queue?.oldestDueMs ?? {})) {
+          this.set({ kind }, (ms ?? 0) / 1_000);
+        }
+      },
+    });
     gauge(
       "semel_held_oldest_seconds",
       "How long the oldest held operation has waited; 0 when none does",
@@ -159,6 +190,10 @@ export class Metrics {
         break;
       case "step":
         this.#steps.inc({ outcome: event.outcome });
+        break;
+      case "task":
+      case "effect":
+        this.#queued.inc({ kind: event.type, outcome: event.outcome });
         break;
       case "lease-lost":
         this.#leasesLost.inc();

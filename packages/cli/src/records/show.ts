@@ -1,9 +1,11 @@
 // How records are shown, as a row and whole.
 
 import { inspect } from "node:util";
-import type { OperationRecord, RecordState } from "semel";
+import type { OperationRecord, QueueKind, RecordState } from "semel";
+import type { QueuedRow } from "../admin/contract.ts";
 import type { colorsOf } from "../check/report/text.ts";
 import { type Column, clean, cleanLines, linesOf, shownDuration } from "../output.ts";
+import { queuedWords } from "../queue/show.ts";
 import type { FoundRecord, ShownResult } from "./look-up.ts";
 
 type Colors = ReturnType<typeof colorsOf>;
@@ -55,7 +57,11 @@ export function resultJson(result: ShownResult | undefined): unknown {
   };
 }
 
-export function recordText({ record, result, steps }: FoundRecord, colors: Colors): string {
+export function recordText(
+  { record, result, steps }: FoundRecord,
+  queued: readonly QueuedRow[],
+  colors: Colors,
+): string {
   const { attempt, crashes, leaseRemainingMs, expiresInMs, reason, fingerprint } = record;
   const at = (time: number) => new Date(time).toISOString();
   const rows: [name: string, value: string | undefined][] = [
@@ -71,6 +77,8 @@ export function recordText({ record, result, steps }: FoundRecord, colors: Color
     ["on crash", record.onCrash],
     ["payload", fingerprint || undefined],
     ["steps", stepsLine(steps)],
+    ["durable", queuedLine(queued, "task")],
+    ["effects", queuedLine(queued, "effect")],
     ["id", record.id],
   ];
   const lines = rows.flatMap(([name, value]) =>
@@ -86,6 +94,15 @@ function stepsLine(steps: FoundRecord["steps"]): string | undefined {
     return `${name} (${what}, attempt ${attempt})`;
   });
   return shown.join(", ") || undefined;
+}
+
+function queuedLine(queued: readonly QueuedRow[], kind: QueueKind): string | undefined {
+  return (
+    queued
+      .filter((item) => item.kind === kind)
+      .map(queuedWords)
+      .join(", ") || undefined
+  );
 }
 
 function leaseOf(ms: number): string {

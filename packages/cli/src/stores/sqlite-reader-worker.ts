@@ -8,17 +8,14 @@ import type { Question, Reply } from "./sqlite-reader.ts";
 const { path, table } = workerData as { path: string; table: string | undefined };
 const { store } = openSqlite(path, { mayCreate: false, table });
 
-parentPort!.on("message", async ({ number, method, argument }: Question) => {
-  parentPort!.postMessage(await replyTo(number, method, argument));
+parentPort!.on("message", async (question: Question) => {
+  parentPort!.postMessage(await replyTo(question));
 });
 
-async function replyTo(
-  number: number,
-  method: Question["method"],
-  argument: unknown,
-): Promise<Reply> {
+async function replyTo({ number, of, method, argument }: Question): Promise<Reply> {
   try {
-    return { number, value: await store[method](argument as never) };
+    const asked = of === "store" ? store : store.queue;
+    return { number, value: await asked[method](argument as never) };
   } catch (error) {
     const code = isSemelError(error) ? error.code : undefined;
     return { number, error: { code, message: (error as Error).message } };

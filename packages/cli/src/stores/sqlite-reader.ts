@@ -3,13 +3,17 @@
 
 import { existsSync } from "node:fs";
 import { Worker } from "node:worker_threads";
-import { type ErrorCode, SemelError, type Store, StoreUnavailable } from "semel";
+import { type ErrorCode, SemelError, type Store, type StoreQueue, StoreUnavailable } from "semel";
 
 /** What looking needs of a store. */
-export type ReadingStore = Pick<Store, "name" | "read" | "list" | "stats">;
+export type ReadingStore = Pick<Store, "name" | "read" | "list" | "stats"> & {
+  readonly queue?: ReadingQueue;
+};
+export type ReadingQueue = Pick<StoreQueue, "read" | "list" | "stats">;
 
 export interface Question {
   number: number;
+  of: "store" | "queue";
   method: "read" | "list" | "stats";
   argument: unknown;
 }
@@ -45,13 +49,19 @@ export class SqliteReader {
   }
 
   get store(): ReadingStore {
-    const ask = <Answer>(method: Question["method"], argument?: unknown) =>
-      this.#ask(method, argument) as Promise<Answer>;
+    const reading = <Answer>(of: Question["of"], method: Question["method"]) => {
+      return (argument?: unknown) => this.#ask(of, method, argument) as Promise<Answer>;
+    };
     return {
       name: "sqlite",
-      read: (id) => ask("read", id),
-      list: (query) => ask("list", query),
-      stats: () => ask("stats"),
+      read: reading("store", "read"),
+      list: reading("store", "list"),
+      stats: reading("store", "stats"),
+      queue: {
+        read: reading("queue", "read"),
+        list: reading("queue", "list"),
+        stats: reading("queue", "stats"),
+      },
     };
   }
 
@@ -59,10 +69,10 @@ export class SqliteReader {
     await this.#worker.terminate();
   }
 
-  #ask(method: Question["method"], argument: unknown): Promise<unknown> {
+  #ask(of: Question["of"], method: Question["method"], argument: unknown): Promise<unknown> {
     if (this.#failure) return Promise.reject(this.#failure);
     this.#number++;
-    const question: Question = { number: this.#number, method, argument };
+    const question: Question = { number: this.#number, of, method, argument };
     return new Promise((resolve, reject) => {
       this.#waiting.set(question.number, { resolve, reject });
       this.#worker.postMessage(question);

@@ -229,6 +229,80 @@ describe.skipIf(reason !== "")(`beside an application, on Postgres${reason}`, ()
     });
   });
 
+  test("effects and durable operations: with their record, in a list, one whole, and decided about", async () => {
+    await applied(async (idempotency) => {
+      await idempotency.run({ key: "order", scope: "q" }, async ({ effect }) => {
+        await effect("mail", { to: "ada@example.com" });
+        for (let n = 0; n < 3; n++) await effect("sms", n, { key: `${n}` });
+      });
+      const fails = () => Promise.reject(new Error("no such mailbox"));
+      const relay = idempotency.relay({ mail: { deliver: fails, attemptsMax: 1 } });
+      await relay.drain();
+      await relay.close();
+      const ride = idempotency.operation("ride", { handler: () => "done" });
+      await ride.start({ key: "ride-1", scope: "q", input: { to: "Moon" } });
+    });
+    const { queued, hasMoreQueued } = await api.record(url, "order", "q");
+    expect(queued!.map(({ kind, name, place, state }) => [kind, name, place, state])).toEqual([
+      ["effect", "mail", 0, "dead"],
+      ["effect", "sms", 1, "waiting"],
+      ["effect", "sms", 2, "waiting"],
+      ["effect", "sms", 3, "waiting"],
+    ]);
+    expect(hasMoreQueued).toBe(false);
+    const list = async (query: string) => (await ask(url, `/-/api/queue?${query}`)).json;
+    const [dead] = (await list("state=dead")).items;
+    expect(dead).toMatchObject({ name: "mail", error: "attempts-exhausted: no such mailbox" });
+    const page = await list("name=sms&limit=2");
+    expect(page.items).toHaveLength(2);
+    const rest = await list(`name=sms&limit=2&cursor=${encodeURIComponent(page.cursor)}`);
+    expect([rest.items.length, rest.cursor]).toEqual([1, null]);
+    const [task] = (await list("kind=task")).items;
+    expect(task).toMatchObject({ kind: "task", name: "ride", key: "ride-1", state: "waiting" });
+    const input = (await ask(url, `/-/api/queued?id=${task.id}`)).json;
+    expect(input.payload).toEqual({ value: { to: "Moon" } });
+
+    const { kind, id } = dead;
+    expect(await api.decide(url, "revive", { kind, id })).toEqual({ done: true });
+    expect((await ask(url, `/-/api/queued?id=${id}`)).json).toMatchObject({
+      item: { state: "waiting", attempts: 0 },
+      payload: { value: { to: "ada@example.com" } },
+    });
+    expect(await api.decide(url, "remove", { kind, id })).toEqual({ done: true });
+    expect(await api.decide(url, "remove", { kind, id })).toEqual({ done: false });
+    expect((await ask(url, `/-/api/queued?id=${id}`)).status).toBe(404);
+    await expect
+      .poll(async () => (await api.overview(url)).census.queue?.states)
+      .toEqual({
+        task: { waiting: 1, done: 0, dead: 0 },
+        effect: { waiting: 3, done: 0, dead: 0 },
+      });
+    for (const [path, body] of [
+      ["/-/api/queue?kind=mail", undefined],
+      ["/-/api/queue?state=lost", undefined],
+      ["/-/api/queue?limit=201", undefined],
+      ["/-/api/queued?id=1", undefined],
+      ["/-/api/revive", { id }],
+      ["/-/api/revive", { kind, id: "1" }],
+      ["/-/api/remove", { kind: "mail", id }],
+    ] as const) {
+      expect([path, (await ask(url, path, { body })).status]).toEqual([path, 400]);
+    }
+  });
+
+  test("what is encrypted is listed, and its content said to be unreadable", async () => {
+    const open = await openStore({ store: flags[1]! }, "administer");
+    const encryption = { keys: { a: Buffer.alloc(32, 1) }, current: "a" };
+    const idempotency = new Idempotency({ store: open.store, encryption, sweep: false });
+    await idempotency
+      .run({ key: "sealed", scope: "q" }, ({ effect }) => effect("mail", "secret"))
+      .finally(() => open.close());
+    const { queued } = await api.record(url, "sealed", "q");
+    const { text, json } = await ask(url, `/-/api/queued?id=${queued![0]!.id}`);
+    expect(json.payload.unreadable).toMatch(/encrypted/);
+    expect(text).not.toContain("secret");
+  });
+
   test("the overview counts the store, and tells that nobody here runs anything", async () => {
     const { census } = await api.overview(url);
     expect(census.error).toBeNull();

@@ -1,11 +1,16 @@
 // `/-/metrics`, scraped from a real gateway and parsed as strictly as Prometheus does (GW-5, OB-1).
 
+import { join } from "node:path";
+import { Idempotency } from "semel";
 import { afterEach, expect, test } from "vitest";
-import { cleanUp } from "../processes.ts";
-import { administered, ask, SCOPE } from "./administering.ts";
+import { openStore } from "../../src/stores/open.ts";
+import { cleanUp, folder, started } from "../processes.ts";
+import { administered, adminUrl, ask, SCOPE } from "./administering.ts";
 import { parseMetrics, sampleOf } from "./prometheus.ts";
 
 afterEach(cleanUp);
+
+const LISTEN = ["--listen", "127.0.0.1:0"];
 
 async function scraped(url: string) {
   const { status, headers, text } = await ask(url, "/-/metrics");
@@ -61,6 +66,30 @@ test("operations, requests, the upstream and the store are counted", async () =>
     ]);
   }
   expect(text).not.toMatch(/secret-key|acme/);
+});
+
+test("what is queued in a store is counted, by a dashboard beside its application", async () => {
+  const path = join(await folder(), "semel.db");
+  const open = await openStore({ store: `sqlite:${path}` }, "migrate");
+  await open.migrate();
+  const idempotency = new Idempotency({ store: open.store, sweep: false });
+  await idempotency.run({ key: "order" }, async ({ effect }) => {
+    for (const name of ["mail", "sms", "push"]) await effect(name);
+  });
+  const fails = () => Promise.reject(new Error("no"));
+  const relay = idempotency.relay({ mail: { deliver: fails, attemptsMax: 1 } });
+  await relay.drain();
+  await relay.close();
+  const process = await started(["dashboard", "--store", `sqlite:${path}`, ...LISTEN, "--json"]);
+  const { families } = await scraped(adminUrl(process));
+  const value = (name: string, labels: Record<string, string>) => sampleOf(families, name, labels);
+  expect(value("semel_queue_items", { kind: "effect", state: "waiting" })).toBe(2);
+  expect(value("semel_queue_items", { kind: "effect", state: "dead" })).toBe(1);
+  expect(value("semel_queue_items", { kind: "task", state: "waiting" })).toBe(0);
+  expect(value("semel_queue_oldest_due_seconds", { kind: "effect" })).toBeGreaterThan(0);
+  expect(value("semel_queue_oldest_due_seconds", { kind: "task" })).toBe(0);
+  await idempotency.close();
+  await open.close();
 });
 
 test("labels are few, however many keys there are", async () => {

@@ -28,6 +28,7 @@ export function describeCommands(kind: Kind, found: TestStore): void {
       describeLooking(flags);
       describeDeciding(flags);
       describeCollecting(kind, flags);
+      describe("with a queue", () => describeQueue(flags));
     });
   });
 }
@@ -213,6 +214,8 @@ function describeLooking(flags: string[]): void {
       "void",
       "oldest-held",
       "size",
+      ...["tasks-waiting", "tasks-done", "tasks-dead", "oldest-due-task"],
+      ...["effects-waiting", "effects-done", "effects-dead", "oldest-due-effect"],
     ]);
     expect(plain.stdout).toContain("held\t4\n");
   });
@@ -231,6 +234,95 @@ function describeLooking(flags: string[]): void {
       found: expect.stringMatching(/^4 held/),
     });
   });
+}
+
+function describeQueue(flags: string[]): void {
+  const queue = (command: string, ...more: string[]) => semel("queue", command, ...more, ...flags);
+  const listed = async (...more: string[]) => jsonLines(await queue("list", "--json", ...more));
+  const idOf = async (name: string) =>
+    String((await listed()).find((item) => item["name"] === name)!["id"]);
+
+  beforeAll(() => withStore(flags, (idempotency) => fillQueue(idempotency)));
+
+  test("queue list: what waits, was delivered or given up, filtered, and a page at a time", async () => {
+    const piped = await queue("list", "--state", "dead");
+    expect(piped).toMatchObject({ code: 0, stderr: "" });
+    const [dead] = lines(piped).map((line) => line.split("\t"));
+    const [state, attempts, age, due, id, name, ...names] = dead!;
+    expect([state, attempts, due, name]).toEqual(["dead", "1", "", "mail"]);
+    expect(Number(age)).toBeGreaterThanOrEqual(0);
+    expect(id).toMatch(/^[0-9a-f-]{36}$/);
+    expect(names).toEqual(["q", "order", "attempts-exhausted: no such\\u{001b}[31m mailbox"]);
+    const states = (items: Record<string, unknown>[]) =>
+      items.map((item) => `${item["name"]} ${item["state"]}`).sort();
+    expect(states(await listed())).toEqual(["mail dead", "sms waiting", "webhook done"]);
+    expect(states(await listed("--name", "sms"))).toEqual(["sms waiting"]);
+    expect(states(await listed("--kind", "task"))).toEqual(["ride waiting"]);
+    const [first, next] = await listed("--limit", "1");
+    const rest = await listed("--cursor", String(next!["cursor"]));
+    expect(states([first!, ...rest])).toEqual(["mail dead", "sms waiting", "webhook done"]);
+    const none = await queue("list", "--name", "nothing");
+    expect(none).toMatchObject({ code: 0, stdout: "" });
+  });
+
+  test("queue get: one item with what was recorded; its record names it", async () => {
+    const id = await idOf("mail");
+    const [json] = jsonLines(await queue("get", id, "--json"));
+    expect(json).toMatchObject({ kind: "effect", payload: { value: { to: "ada@example.com" } } });
+    const { stdout } = await queue("get", id);
+    expect(stdout).toContain("ada@example.com");
+    expect(stdout).not.toContain("\u001b");
+    const record = await semel("records", "get", "order", "--scope", "q", ...flags);
+    expect(record.stdout).toMatch(
+      /effects {3}mail \(dead after 1 attempt: attempts-exhausted: no such.*\), webhook \(done after 1 attempt\), sms \(waiting\)/,
+    );
+  });
+
+  test("queue retry: what was given up waits again; what is done, and what is absent, ends with 3", async () => {
+    const id = await idOf("mail");
+    expect(jsonLines(await queue("retry", id, "--json"))).toEqual([{ id, retried: true }]);
+    expect(await listed("--name", "mail")).toMatchObject([{ state: "waiting", attempts: 0 }]);
+    const done = await queue("retry", await idOf("webhook"));
+    expect(done).toMatchObject({ code: 3, stderr: expect.stringMatching(/is done/) });
+    const absent = await queue("retry", "00000000-0000-4000-8000-000000000000");
+    expect(absent).toMatchObject({
+      code: 3,
+      stderr: expect.stringMatching(/nothing in the queue/),
+    });
+    const wrong = await queue("retry", "mail");
+    expect(wrong).toMatchObject({ code: 2, stderr: expect.stringMatching(/An id is a UUID/) });
+  });
+
+  test("queue remove: only with --yes where nobody can be asked; then it is gone", async () => {
+    const id = await idOf("sms");
+    expect(await queue("remove", id)).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/say --yes/),
+    });
+    expect(await queue("remove", id, "--yes")).toMatchObject({
+      code: 0,
+      stdout: "effect sms of order: forgotten\n",
+    });
+    expect(await queue("get", id)).toMatchObject({ code: 3 });
+  });
+}
+
+/** One effect in each state, and a durable operation that waits. */
+async function fillQueue(idempotency: Idempotency): Promise<void> {
+  await idempotency.run({ key: "order", scope: "q" }, async ({ effect }) => {
+    await effect("mail", { to: "ada@example.com" });
+    await effect("webhook");
+    await effect("sms");
+  });
+  const fails = () => Promise.reject(new Error("no such\u001b[31m mailbox"));
+  const relay = idempotency.relay({
+    mail: { deliver: fails, attemptsMax: 1 },
+    webhook: () => {},
+  });
+  await relay.drain();
+  await relay.close();
+  const ride = idempotency.operation("ride", { handler: () => "done" });
+  await ride.start({ key: "ride-1", scope: "q", input: {} });
 }
 
 function describeDeciding(flags: string[]): void {

@@ -9,7 +9,14 @@ import { type FingerprintSelection, fingerprinter } from "../fingerprint.ts";
 import { assertKey, assertScope } from "../key.ts";
 import { assertKnownOptions, assertMethods } from "../options.ts";
 import { bounded, untilAborted } from "../retry.ts";
-import type { DeleteAnswer, ResolveAnswer, SqlExecutor, StoreStats } from "../store.ts";
+import type {
+  DeleteAnswer,
+  QueueStats,
+  ResolveAnswer,
+  SqlExecutor,
+  Store,
+  StoreStats,
+} from "../store.ts";
 import {
   Administration,
   type OperationDetails,
@@ -95,6 +102,7 @@ export class Idempotency<Transaction = unknown> {
   readonly effects: Ledger;
   /** The name of the store, such as `"postgres"`. */
   readonly storeName: string;
+  readonly #store: Store;
   readonly #administration: Administration;
   readonly #names: Names;
   readonly #policy: Policy;
@@ -116,6 +124,7 @@ export class Idempotency<Transaction = unknown> {
     const store = protectedStore(options.store, settings.cipher, names);
     const cache = new ResultCache(settings.cache);
     const sweeper = new Sweeper(store, clock, random, settings.sweep);
+    this.#store = store;
     this.#names = names;
     this.#policy = policy;
     this.#codec = codec;
@@ -516,6 +525,14 @@ export class Idempotency<Transaction = unknown> {
   /** Numbers of records by state, the age of the oldest hold, and the size of the store. */
   stats(): Promise<StoreStats> {
     return this.#administration.stats();
+  }
+
+  /**
+   * Numbers of durable operations (`task`) and effects by state, and how long the one has been due that
+   * is due for the longest time; `undefined` where the store keeps no queue.
+   */
+  async queueStats(): Promise<QueueStats | undefined> {
+    return this.#store.queue?.stats();
   }
 
   /** Removes every expired record now, in paced batches. @returns how many were removed */

@@ -18,6 +18,7 @@ export class Instruments {
   readonly #storeFailures: Counter;
   readonly #swept: Counter;
   readonly #decisions: Counter;
+  readonly #queued: Counter;
   /** Attempts that were let in while this listened: others' ends say nothing about how many run. */
   readonly #running = new Set<string>();
 
@@ -59,6 +60,10 @@ export class Instruments {
       description: "Records that an administrator decided about in this process",
       unit: "{decision}",
     });
+    this.#queued = meter.createCounter("semel.queue.outcomes", {
+      description: "Durable operations (task) and effects, by what became of them in this process",
+      unit: "{item}",
+    });
   }
 
   count(event: SemelEvent): void {
@@ -73,6 +78,10 @@ export class Instruments {
         this.#stepDuration.record(event.durationMs / 1_000, attributes);
         break;
       }
+      case "task":
+      case "effect":
+        this.#queued.add(1, { "semel.kind": event.type, "semel.queue.outcome": event.outcome });
+        break;
       case "lease-lost":
         this.#leasesLost.add(1);
         break;

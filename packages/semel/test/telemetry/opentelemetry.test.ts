@@ -246,6 +246,8 @@ describe("metrics", () => {
     expect(named("semel.records")).toHaveLength(5);
     expect(named("semel.held.oldest")).toMatchObject([{ unit: "s" }]);
     expect(named("semel.store.size")[0]!.value).toBeGreaterThan(0);
+    expect(named("semel.queue.items")).toHaveLength(6);
+    expect(named("semel.queue.oldest_due")).toHaveLength(2);
     await collected();
     expect(store.calls.stats).toBe(1);
 
@@ -257,6 +259,49 @@ describe("metrics", () => {
     const found = (await others.collected()).map(({ name }) => name);
     expect(found).toContain("semel.operations");
     expect(found).not.toContain("semel.records");
+  });
+
+  test("effects and durable operations by state, how long they are due, and what became of them", async () => {
+    const { idempotency, clock } = fixture();
+    const { meter, collected } = measuring();
+    instrumented(idempotency, { tracer: false, meter, statsEvery: 0 });
+    await idempotency.run({ key: KEY }, async ({ effect }) => {
+      await effect("mail");
+      await effect("sms");
+    });
+    const ride = idempotency.operation("ride", { handler: () => 1 });
+    await ride.start({ key: KEY, input: {} });
+    const relay = idempotency.relay({
+      mail: { deliver: () => Promise.reject(new Error("no")), attemptsMax: 1 },
+    });
+    await relay.drain();
+    await clock.advance(3_000);
+    const points = await collected();
+    await relay.close();
+    const items = (kind: string, state: string, value: number) => ({
+      ...{ name: "semel.queue.items", value, unit: "{item}" },
+      attributes: { "semel.store": "memory", "semel.kind": kind, "semel.state": state },
+    });
+    const outcome = (kind: string, outcome: string, value: number) => ({
+      ...{ name: "semel.queue.outcomes", value, unit: "{item}" },
+      attributes: { "semel.kind": kind, "semel.queue.outcome": outcome },
+    });
+    for (const point of [
+      items("effect", "waiting", 1),
+      items("effect", "dead", 1),
+      items("effect", "done", 0),
+      items("task", "waiting", 1),
+      outcome("effect", "recorded", 2),
+      outcome("effect", "dead", 1),
+      outcome("task", "recorded", 1),
+    ]) {
+      expect(points).toContainEqual(point);
+    }
+    const due = points.find(
+      ({ name, attributes }) =>
+        name === "semel.queue.oldest_due" && attributes["semel.kind"] === "task",
+    );
+    expect(due).toMatchObject({ unit: "s", value: 3 });
   });
 
   test("labels are few, however many keys, scopes and steps there are", async () => {

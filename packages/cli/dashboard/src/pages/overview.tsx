@@ -1,5 +1,6 @@
 // The first page: whether somebody has to do something, then how much goes on, then what just happened.
 
+import { Fragment } from "preact";
 import { useMemo, useState } from "preact/hooks";
 import { type Census, FLOWS, type Overview, type Session } from "../../../src/admin/contract.ts";
 import * as format from "../format.ts";
@@ -22,6 +23,7 @@ export function OverviewPage({
     <>
       <Headline overview={overview} isGateway={isGateway} />
       <Numbers census={overview.census} />
+      <Queued census={overview.census} />
       <Charts overview={overview} isGateway={isGateway} />
     </>
   );
@@ -95,6 +97,41 @@ function Numbers({ census: { stats, at, tookMs } }: { census: Census }) {
         <span class="label">Size of the store</span>
         <b>{stats?.bytes == null ? "–" : format.bytes(stats.bytes)}</b>
       </div>
+    </section>
+  );
+}
+
+const QUEUED = [
+  ["effect", {}, "Effects"],
+  ["task", { kind: "task" }, "Durable operations"],
+] as const;
+
+/** What is queued, where anything ever was. */
+function Queued({ census: { queue } }: { census: Census }) {
+  if (queue === null) return null;
+  const sum = ({ waiting, done, dead }: { waiting: number; done: number; dead: number }) =>
+    waiting + done + dead;
+  const shown = QUEUED.filter(([kind]) => sum(queue.states[kind]) > 0);
+  if (shown.length === 0) return null;
+  return (
+    <section class="numbers queued" aria-label="What is queued">
+      {shown.map(([kind, query, label]) => {
+        const { waiting, dead } = queue.states[kind];
+        const dueMs = queue.oldestDueMs[kind];
+        return (
+          <Fragment key={kind}>
+            <a href={linkTo({ page: "queue", query: { ...query, state: "waiting" } })}>
+              <span class="label tone-running">{label} waiting</span>
+              <b>{format.count(waiting)}</b>
+              {dueMs !== null && <small>the oldest due for {format.duration(dueMs)}</small>}
+            </a>
+            <a href={linkTo({ page: "queue", query: { ...query, state: "dead" } })}>
+              <span class={`label tone-${dead > 0 ? "failed" : "muted"}`}>{label} given up</span>
+              <b>{format.count(dead)}</b>
+            </a>
+          </Fragment>
+        );
+      })}
     </section>
   );
 }

@@ -5,7 +5,7 @@ import type { RecordView, ResultContent, Sighting } from "../../../src/admin/con
 import { type ApiError, api, type RecordName } from "../api.ts";
 import { bytes, dateTime, duration } from "../format.ts";
 import { StateBadge } from "../parts/badge.tsx";
-import { Decisions } from "../parts/decisions.tsx";
+import { Decisions, VoidUnseen } from "../parts/decisions.tsx";
 import { Icon } from "../parts/icon.tsx";
 import { Timeline } from "../parts/timeline.tsx";
 import { linkTo } from "../router.ts";
@@ -21,13 +21,13 @@ interface RecordPageProps {
 
 export function RecordPage({ name, isGateway, latest }: RecordPageProps) {
   const [view, setView] = useState<RecordView>();
-  const [failure, setFailure] = useState<string>();
+  const [failure, setFailure] = useState<ApiError>();
   const load = useCallback(async () => {
     try {
       setView(await api.record(name));
       setFailure(undefined);
     } catch (error) {
-      setFailure((error as ApiError).message);
+      setFailure(error as ApiError);
     }
   }, [name]);
   const last = latest?.find(({ id }) => id === view?.record.id)?.number;
@@ -48,23 +48,24 @@ export function RecordPage({ name, isGateway, latest }: RecordPageProps) {
       </p>
       {failure && (
         <p class="failure" role="alert">
-          {failure}
+          {failure.message}
         </p>
+      )}
+      {failure?.code === "absent" && !view && "key" in name && (
+        <header class="record-head">
+          <div>
+            <h1>{name.key}</h1>
+            <InScope scope={name.scope} />
+          </div>
+          <VoidUnseen name={name} onDecided={load} />
+        </header>
       )}
       {view && (
         <>
           <header class="record-head">
             <div>
               <h1>{view.record.key}</h1>
-              <p class="muted">
-                {view.record.scope ? (
-                  <>
-                    in scope <span class="mono">{view.record.scope}</span>
-                  </>
-                ) : (
-                  "without a scope"
-                )}
-              </p>
+              <InScope scope={view.record.scope} />
             </div>
             <StateBadge state={view.record.state} />
             <Decisions record={view.record} isGateway={isGateway} onDecided={load} />
@@ -82,6 +83,20 @@ export function RecordPage({ name, isGateway, latest }: RecordPageProps) {
         </>
       )}
     </article>
+  );
+}
+
+function InScope({ scope }: { scope: string }) {
+  return (
+    <p class="muted">
+      {scope ? (
+        <>
+          in scope <span class="mono">{scope}</span>
+        </>
+      ) : (
+        "without a scope"
+      )}
+    </p>
   );
 }
 

@@ -6,6 +6,7 @@ import { type ApiError, api, type RecordsFilter } from "../api.ts";
 import { plural } from "../format.ts";
 import { Filters } from "../parts/filters.tsx";
 import { RecordTable } from "../parts/record-table.tsx";
+import { linkTo } from "../router.ts";
 
 /** A search goes on by itself until it has found so many, or looked through so many. */
 const SEARCH = { found: 50, searched: 50_000 };
@@ -37,7 +38,23 @@ export function RecordsPage({ query }: { query: RecordsFilter }) {
       <div aria-busy={isLoading}>
         {loaded && loaded.records.length > 0 && <RecordTable records={loaded.records} />}
         {loaded && loaded.records.length === 0 && !isLoading && (
-          <p class="empty">{emptyText(query)}</p>
+          <p class="empty">
+            {emptyText(query)}
+            {query.find && (
+              <>
+                {" "}
+                <a
+                  href={linkTo({
+                    page: "record",
+                    name: { scope: query.scope ?? "", key: query.find },
+                  })}
+                >
+                  Void this key
+                </a>{" "}
+                before anybody asks for it.
+              </>
+            )}
+          </p>
         )}
         {loaded && query.find && (
           <SearchProgress loaded={loaded} isLoading={isLoading} onGoOn={records.goOn} />

@@ -1,7 +1,7 @@
 // The states of records and the fates of requests: a word, and a colour beside it for those who see it.
 
 import type { RecordState } from "semel";
-import type { Sighting } from "../../../src/admin/contract.ts";
+import type { QueuedRow, QueueState, Sighting } from "../../../src/admin/contract.ts";
 
 const STATES: Record<RecordState, [word: string, tone: string]> = {
   running: ["running", "running"],
@@ -14,6 +14,24 @@ const STATES: Record<RecordState, [word: string, tone: string]> = {
 export function StateBadge({ state }: { state: RecordState }) {
   const [word, tone] = STATES[state];
   return <Badge word={word} tone={tone} />;
+}
+
+const QUEUE_STATES: Record<QueueState, [word: string, tone: string]> = {
+  waiting: ["waiting", "running"],
+  done: ["done", "executed"],
+  dead: ["given up", "failed"],
+};
+
+export function queueWord({ state, kind }: Pick<QueuedRow, "state" | "kind">): string {
+  return state === "done" && kind === "effect" ? "delivered" : QUEUE_STATES[state][0];
+}
+
+export function queueTone(state: QueueState): string {
+  return QUEUE_STATES[state][1];
+}
+
+export function QueueBadge({ item }: { item: QueuedRow }) {
+  return <Badge word={queueWord(item)} tone={queueTone(item.state)} />;
 }
 
 const FATES: Record<Sighting["what"], [word: string, tone: string]> = {
@@ -33,6 +51,8 @@ const FATES: Record<Sighting["what"], [word: string, tone: string]> = {
   step: ["step", "muted"],
   "lease-lost": ["lease lost", "failed"],
   decided: ["decided", "held"],
+  task: ["durable operation", "muted"],
+  effect: ["effect", "muted"],
 };
 
 export function fateWord(what: Sighting["what"]): string {

@@ -1,7 +1,7 @@
 // What can be decided about a record, each with a dialog that says what follows from it.
 
 import { useState } from "preact/hooks";
-import type { Decided, RecordRow } from "../../../src/admin/contract.ts";
+import type { Decided, NameBody, RecordRow } from "../../../src/admin/contract.ts";
 import { type ApiError, api } from "../api.ts";
 import { Dialog } from "./dialog.tsx";
 import { useNotice } from "./notice.tsx";
@@ -15,21 +15,66 @@ interface DecisionsProps {
 
 type Open = "resolve" | "void" | "delete" | undefined;
 
-export function Decisions({ record, isGateway, onDecided }: DecisionsProps) {
-  const [open, setOpen] = useState<Open>();
+/** Carries a decision out, and says what came of it. */
+function useDecide(onDecided: () => Promise<void>) {
   const tell = useNotice();
-  const close = () => setOpen(undefined);
-  const decide = async (asked: Promise<Decided>, said: string) => {
+  return async (asked: Promise<Decided>, said: string) => {
     try {
       const decided = await asked;
       if (decided.done) tell(said);
       else tell(`It was too late: the record is ${decided.state} now.`, true);
-      close();
       await onDecided();
     } catch (error) {
       tell((error as ApiError).message, true);
     }
   };
+}
+
+function voiding(name: NameBody): [asked: Promise<Decided>, said: string] {
+  return [api.void(name), `${name.key} will never run.`];
+}
+
+/** For a key that nobody has asked for yet: it can be made sure that it never runs. */
+export function VoidUnseen({
+  name,
+  onDecided,
+}: {
+  name: NameBody;
+  onDecided: () => Promise<void>;
+}) {
+  const [isOpen, setOpen] = useState(false);
+  const decide = useDecide(async () => {
+    setOpen(false);
+    await onDecided();
+  });
+  return (
+    <div class="decisions">
+      <button type="button" onClick={() => setOpen(true)}>
+        Void…
+      </button>
+      {isOpen && (
+        <VoidDialog
+          name={name.key}
+          onClose={() => setOpen(false)}
+          onVoid={() => void decide(...voiding(name))}
+        >
+          <p>
+            Nobody has asked for it yet under this scope and key, or its record has expired. It is
+            void for as long as a record is kept.
+          </p>
+        </VoidDialog>
+      )}
+    </div>
+  );
+}
+
+export function Decisions({ record, isGateway, onDecided }: DecisionsProps) {
+  const [open, setOpen] = useState<Open>();
+  const close = () => setOpen(undefined);
+  const decide = useDecide(async () => {
+    close();
+    await onDecided();
+  });
   const { state, scope, key } = record;
   const name = { scope, key };
   return (
@@ -58,24 +103,11 @@ export function Decisions({ record, isGateway, onDecided }: DecisionsProps) {
         />
       )}
       {open === "void" && (
-        <Dialog
-          title="Make sure that it never runs"
-          onClose={close}
-          onSubmit={() => void decide(api.void(name), `${key} will never run.`)}
-          actions={
-            <button type="submit" class="primary">
-              Never run it
-            </button>
-          }
-        >
-          <p>
-            Callers of <span class="mono">{key}</span> are told that it is void, and that a new
-            operation needs a new key.
-          </p>
+        <VoidDialog name={key} onClose={close} onVoid={() => void decide(...voiding(name))}>
           {state === "held" && (
             <p>If it was applied, that stays so: to void it says nothing about what was done.</p>
           )}
-        </Dialog>
+        </VoidDialog>
       )}
       {open === "delete" && (
         <ForgetDialog
@@ -85,6 +117,37 @@ export function Decisions({ record, isGateway, onDecided }: DecisionsProps) {
         />
       )}
     </div>
+  );
+}
+
+function VoidDialog({
+  name,
+  onClose,
+  onVoid,
+  children,
+}: {
+  name: string;
+  onClose: () => void;
+  onVoid: () => void;
+  children: preact.ComponentChildren;
+}) {
+  return (
+    <Dialog
+      title="Make sure that it never runs"
+      onClose={onClose}
+      onSubmit={onVoid}
+      actions={
+        <button type="submit" class="primary">
+          Never run it
+        </button>
+      }
+    >
+      <p>
+        Callers of <span class="mono">{name}</span> are told that it is void, and that a new
+        operation needs a new key.
+      </p>
+      {children}
+    </Dialog>
   );
 }
 

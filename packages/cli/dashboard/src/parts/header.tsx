@@ -1,6 +1,6 @@
 // The bar above every page: where this is, where one can go, and whether it is live.
 
-import type { Session } from "../../../src/admin/contract.ts";
+import type { Census, Session } from "../../../src/admin/contract.ts";
 import { linkTo, type Route } from "../router.ts";
 import { Icon } from "./icon.tsx";
 import { ThemeSwitch } from "./theme.tsx";
@@ -8,12 +8,15 @@ import { ThemeSwitch } from "./theme.tsx";
 interface HeaderProps {
   session: Session;
   route: Route;
-  held: number | undefined;
+  census: Census | undefined;
   isConnected: boolean;
   onLeave: (() => Promise<void>) | undefined;
 }
 
-export function Header({ session, route, held = 0, isConnected, onLeave }: HeaderProps) {
+export function Header({ session, route, census, isConnected, onLeave }: HeaderProps) {
+  const held = census?.stats?.states.held ?? 0;
+  const queue = census?.queue;
+  const dead = queue ? queue.states.task.dead + queue.states.effect.dead : 0;
   const isHeld = route.page === "records" && route.query.state === "held";
   const { store, upstream, version } = session.about ?? { store: "", version: "" };
   return (
@@ -34,8 +37,16 @@ export function Header({ session, route, held = 0, isConnected, onLeave }: Heade
             Records
           </Tab>
           <Tab route={{ page: "records", query: { state: "held" } }} isHere={isHeld}>
-            Held {held > 0 && <span class="count">{held > 999 ? "999+" : held}</span>}
+            Held <Count of={held} />
           </Tab>
+          {queue && (
+            <Tab
+              route={{ page: "queue", query: {} }}
+              isHere={route.page === "queue" || route.page === "queued"}
+            >
+              Queue <Count of={dead} />
+            </Tab>
+          )}
         </nav>
         <dl class="where" aria-label="What this is about">
           {upstream && (
@@ -61,6 +72,11 @@ export function Header({ session, route, held = 0, isConnected, onLeave }: Heade
       </div>
     </header>
   );
+}
+
+/** What waits for somebody. */
+function Count({ of }: { of: number }) {
+  return of > 0 ? <span class="count">{of > 999 ? "999+" : of}</span> : null;
 }
 
 function Tab({

@@ -12,6 +12,7 @@ const KEYS: readonly [keys: string, what: string][] = [
   ["g o", "overview"],
   ["g r", "records"],
   ["g h", "what is held"],
+  ["g q", "what is queued"],
   ["?", "this list"],
   ["Esc", "close, or leave the search"],
 ];
@@ -122,6 +123,9 @@ function travel(key: string): boolean {
       return true;
     case "h":
       goTo({ page: "records", query: { state: "held" } });
+      return true;
+    case "q":
+      goTo({ page: "queue", query: {} });
       return true;
     default:
       return false;

@@ -1,15 +1,18 @@
 // What is known of an operation, in the order in which it happened: what the record says, its steps, and
 // what this process saw.
 
-import type { RecordView, Sighting } from "../../../src/admin/contract.ts";
+import type { QueuedRow, RecordView, Sighting } from "../../../src/admin/contract.ts";
 import { clockTime, dateTime, duration, plural, shortTime } from "../format.ts";
-import { fateTone, fateWord } from "./badge.tsx";
+import { linkTo } from "../router.ts";
+import { fateTone, fateWord, queueTone, queueWord } from "./badge.tsx";
 
 interface Entry {
   at: number | undefined;
   tone: string;
   title: string;
   detail?: string | undefined;
+  /** Where more is said about it. */
+  href?: string;
   isAhead?: boolean;
 }
 
@@ -17,13 +20,13 @@ export function Timeline({ view }: { view: RecordView }) {
   const entries = entriesOf(view);
   return (
     <ol class="timeline">
-      {entries.map(({ at, tone, title, detail, isAhead }, index) => (
+      {entries.map(({ at, tone, title, detail, href, isAhead }, index) => (
         <li key={index} class={`tone-${tone}${isAhead ? " is-ahead" : ""}`}>
           <span class="timeline-when" title={at === undefined ? undefined : dateTime(at)}>
             {at === undefined ? "" : shortTime(at)}
           </span>
           <span class="timeline-what">
-            <b>{title}</b>
+            <b>{href ? <a href={href}>{title}</a> : title}</b>
             {detail && <span class="detail">{detail}</span>}
           </span>
         </li>
@@ -32,7 +35,8 @@ export function Timeline({ view }: { view: RecordView }) {
   );
 }
 
-function entriesOf({ record, steps, sightings }: RecordView): Entry[] {
+function entriesOf(view: RecordView): Entry[] {
+  const { record, steps, sightings } = view;
   const first: Entry = { at: record.createdAt, tone: "running", title: "First asked for" };
   const seen = collapsed(sightings).map(entryOf);
   const state = stateEntry(record);
@@ -40,7 +44,36 @@ function entriesOf({ record, steps, sightings }: RecordView): Entry[] {
   const isSeen = sightings.some(({ what }) => what === FATE_OF[record.state]);
   const dated = [...seen, ...(isSeen ? [] : [state])].sort((one, other) => one.at - other.at);
   const earlier = earlierAttempts(record, sightings);
-  return [first, ...earlier, ...stepEntries(steps, sightings), ...dated, ...aheadOf(record)];
+  const before = [first, ...earlier, ...stepEntries(steps, sightings)];
+  return [...before, ...dated, ...queueEntries(view), ...aheadOf(record)];
+}
+
+/** Its durable operation and its effects, as they are now; what became of them when, only who did it saw. */
+function queueEntries({ queued, hasMoreQueued }: RecordView): Entry[] {
+  const entries: Entry[] = (queued ?? []).map((item) => ({
+    at: undefined,
+    tone: queueTone(item.state),
+    title: `${item.kind === "task" ? "Durable operation" : "Effect"} ${item.name}`,
+    detail: queueDetail(item),
+    href: linkTo({ page: "queued", id: item.id }),
+    isAhead: item.state === "waiting",
+  }));
+  if (hasMoreQueued) entries.push({ at: undefined, tone: "muted", title: "… and more effects" });
+  return entries;
+}
+
+export function queueDetail(item: QueuedRow): string {
+  const { state, attempts, unended, dueInMs, error } = item;
+  const words = [queueWord(item)];
+  if (attempts > 0) words.push(plural(attempts, "attempt"));
+  if (state === "waiting") words.push(waitingWords(unended, dueInMs ?? 0));
+  if (error !== null && state !== "done") words.push(error);
+  return words.join(", ");
+}
+
+function waitingWords(unended: number, dueInMs: number): string {
+  if (unended > 0 && dueInMs > 0) return `being done; tried again in ${duration(dueInMs)} if not`;
+  return dueInMs > 0 ? `due in ${duration(dueInMs)}` : `due for ${duration(-dueInMs)}`;
 }
 
 const FATE_OF: Partial<Record<RecordView["record"]["state"], Sighting["what"]>> = {
@@ -90,12 +123,15 @@ interface Run {
   lastAt: number;
 }
 
+/** Each of these has a name of its own. */
+const NAMED: ReadonlySet<Sighting["what"]> = new Set(["step", "task", "effect", "decided"]);
+
 /** Many replays, one after the other, are one entry. */
 function collapsed(sightings: readonly Sighting[]): Run[] {
   const runs: Run[] = [];
   for (const sighting of sightings) {
     const last = runs.at(-1);
-    const isMore = last?.sighting.what === sighting.what && sighting.what !== "step";
+    const isMore = last?.sighting.what === sighting.what && !NAMED.has(sighting.what);
     if (isMore) {
       last.times++;
       last.lastAt = sighting.at;
@@ -114,6 +150,9 @@ function entryOf({ sighting, times, lastAt }: Run): Entry & { at: number } {
   const took = durationMs === undefined ? undefined : `took ${duration(durationMs)}`;
   if (what === "begun") return { at, tone, title: `Attempt ${attempt} began` };
   if (what === "step") return { at, tone, title: `Step ${detail}`, detail: took };
+  if (what === "task" || what === "effect") {
+    return { at, tone, title: `${capital(fateWord(what))} ${detail}` };
+  }
   if (what === "decided") return { at, tone, title: `Decided: ${detail}` };
   return { at, tone, title: capital(fateWord(what)), detail: detail ?? took };
 }

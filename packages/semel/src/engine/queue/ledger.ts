@@ -20,6 +20,8 @@ export interface QueuedRecord {
   key: string;
   /** The id of the operation's record. */
   operation: string;
+  /** Which of its operation's it is: those of one operation are done in this order. */
+  place: number;
   state: QueueState;
   /** How often it was begun. */
   attempts: number;
@@ -95,13 +97,19 @@ export class Ledger {
   /**
    * One of them, with what was recorded, or `undefined`.
    *
-   * @throws {RecordUnreadable}
+   * @throws {RecordUnreadable} when that is encrypted with a key that is not here, or damaged
    */
   async get(id: string): Promise<(QueuedRecord & { payload: unknown }) | undefined> {
-    const item = await this.#queue.read(digitsOf(id));
-    if (item === undefined || item.kind !== this.#kind) return undefined;
+    const item = await this.#read(id);
+    if (item === undefined) return undefined;
     const { value } = this.#parts.contents.unseal(item);
     return { ...recordOf(item), payload: this.#parts.codec.decode(value) };
+  }
+
+  /** One of them, without what was recorded, which need not be readable here; or `undefined`. */
+  async find(id: string): Promise<QueuedRecord | undefined> {
+    const item = await this.#read(id);
+    return item && recordOf(item);
   }
 
   /**
@@ -129,6 +137,11 @@ export class Ledger {
     return { ...states[this.#kind], oldestDueMs: oldestDueMs[this.#kind] };
   }
 
+  async #read(id: string): Promise<StoredItem | undefined> {
+    const item = await this.#queue.read(digitsOf(id));
+    return item?.kind === this.#kind ? item : undefined;
+  }
+
   get #queue(): StoreQueue {
     const { store } = this.#parts;
     if (store.queue === undefined) throw withoutQueue(store);
@@ -142,10 +155,10 @@ function digitsOf(id: string): string {
 }
 
 function recordOf(item: StoredItem): QueuedRecord {
-  const { id, name, scope, key, operation, state, started, finished, dueInMs } = item;
+  const { id, name, scope, key, operation, place, state, started, finished, dueInMs } = item;
   const { error, ageMs, createdAt, expiresInMs } = item;
   return {
-    ...{ id: uuidOf(id), name, scope, key, operation, state, attempts: started },
+    ...{ id: uuidOf(id), name, scope, key, operation, place, state, attempts: started },
     ...{ unended: started - finished, dueInMs, error, ageMs, createdAt, expiresInMs },
   };
 }
