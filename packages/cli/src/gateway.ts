@@ -291,6 +291,7 @@ async function serve(given: GivenFlags, settings: Settings, log: AccessLog): Pro
 
 /** Says what a configuration comes to, and that it is right. */
 function checked({ flags, options, warnings }: Settings, log: AccessLog): number {
+  if (flags.admin) tokenOf(flags, flags.admin);
   for (const warning of warnings) log.note("warning", `warning: ${warning}`);
   const { upstream, mode, routes, defaults } = options;
   const what = flags.config ?? "The flags";

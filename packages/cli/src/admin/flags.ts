@@ -33,12 +33,15 @@ export function tokenFlags(): Option[] {
 /** @throws {Failure} when there is none where one is needed, or it is too easy to guess */
 export function tokenOf(flags: TokenFlags, { host }: ListenAddress): string | undefined {
   const token = flags.adminToken ?? fileContent(flags.adminTokenFile);
-  if (token === undefined) {
-    if (isLoopback(host)) return undefined;
-    throw wrong(
-      `--admin ${host}: others than this machine can reach it, so it needs a token: SEMEL_ADMIN_TOKEN, or --admin-token-file; \`openssl rand -base64 32\` makes one`,
-    );
-  }
+  if (token !== undefined) return usableToken(token);
+  if (isLoopback(host)) return undefined;
+  throw wrong(
+    `--admin ${host}: others than this machine can reach it, so it needs a token: SEMEL_ADMIN_TOKEN, --admin-token-file, or \`admin.token\` in --config; \`openssl rand -base64 32\` makes one`,
+  );
+}
+
+/** @throws {Failure} when it is too easy to guess */
+export function usableToken(token: string): string {
   if (token.length >= TOKEN_LENGTH_MIN && /^[\x21-\x7e]+$/.test(token)) return token;
   throw wrong(
     `the admin token must be at least ${TOKEN_LENGTH_MIN} printable ASCII characters without spaces; \`openssl rand -base64 32\` makes one`,

@@ -12,6 +12,7 @@ import {
   type HttpResponse,
   type IncomingRequest,
 } from "semel/http";
+import { messageOf } from "../failure.ts";
 import { type AccessLog, pathOf } from "./access-log.ts";
 import type { ToldApart } from "./callers/callers.ts";
 import { forwardPlain, type Passage, type Watching } from "./forward.ts";
@@ -97,7 +98,14 @@ export class Audit {
       const answered = new AnsweredBody();
       const judged = judge(layer, request, find, sent);
       const broken = await forwardPlain(request, response, passage, { sent, answered });
-      await this.#compare(request, await judged, answered, broken);
+      try {
+        await this.#compare(request, await judged, answered, broken);
+      } catch (error) {
+        // The request has been answered, and is none of the audit's business any more.
+        this.#log.note("audit-failed", `audit: not recorded: ${messageOf(error)}`, {
+          reason: messageOf(error),
+        });
+      }
     };
   }
 

@@ -6,14 +6,11 @@ import type { AccessLog } from "./access-log.ts";
 import { assertNoLoop, type GivenFlags, type Settings, settingsOf } from "./config/settings.ts";
 import type { Gateway } from "./proxy.ts";
 
-/** What a process has from its start on. */
-const FIXED = [
-  "listen",
-  "store",
-  "table",
-  "prefix",
-  "log",
-] as const satisfies (keyof GatewayFlags)[];
+/** What a process has from its start on, by the names that the file has for it. */
+const FIXED = {
+  ...{ listen: "listen", store: "store", table: "table", prefix: "prefix", log: "log" },
+  ...{ admin: "admin.listen", adminToken: "admin.token", adminTokenFile: "admin.tokenFile" },
+} as const satisfies { [flag in keyof GatewayFlags]?: string };
 
 /** @returns what gives the settings that are in force */
 export function reloadOn(
@@ -30,7 +27,9 @@ export function reloadOn(
       const next = settingsOf(given);
       assertNoLoop({ ...next.options, listen: settings.options.listen });
       gateway.reload(next.options);
-      const fixed = FIXED.filter((name) => !isSame(next.flags[name], settings.flags[name]));
+      const fixed = Object.entries(FIXED)
+        .filter(([flag]) => !isSame(flagOf(next, flag), flagOf(settings, flag)))
+        .map(([, name]) => name);
       for (const name of fixed) {
         log.note(
           "warning",
@@ -49,6 +48,10 @@ export function reloadOn(
     }
   });
   return () => latest;
+}
+
+function flagOf({ flags }: Settings, name: string): unknown {
+  return flags[name as keyof GatewayFlags];
 }
 
 function isSame(one: unknown, other: unknown): boolean {

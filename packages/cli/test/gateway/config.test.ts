@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
-import { cleanUp, folder, gateway, later, MAIN, semel, upstream } from "../processes.ts";
+import { cleanUp, folder, gateway, later, MAIN, semel, started, upstream } from "../processes.ts";
 import { message, rawConnection } from "../raw-http.ts";
 
 afterEach(cleanUp);
@@ -84,6 +84,22 @@ const WRONG: Record<string, [lines: string[], says: string]> = {
   "a variable that there is not": [
     [UPSTREAM, `store: $\{SEMEL_TEST_NOWHERE}`],
     'semel.yaml:2:8: the environment has no variable "SEMEL_TEST_NOWHERE"',
+  ],
+  "an admin token that is easy to guess": [
+    [UPSTREAM, "admin: { listen: 9090, token: short-s3cret }"],
+    "semel.yaml:2:31: `admin.token`: the admin token must be at least 16 printable",
+  ],
+  "two admin tokens": [
+    [UPSTREAM, "admin:", "  listen: 9090", `  token: ${"a".repeat(16)}`, "  tokenFile: /token"],
+    "semel.yaml:5:14: `admin.tokenFile`: there is `token` already",
+  ],
+  "an admin listener without an address": [
+    [UPSTREAM, "admin: { tokenFile: /token }"],
+    "semel.yaml:2:8: `admin` lacks `listen`",
+  ],
+  "an admin listener that others reach, without a token": [
+    [UPSTREAM, "admin: { listen: '0.0.0.0:9090' }"],
+    "so it needs a token: SEMEL_ADMIN_TOKEN, --admin-token-file, or `admin.token` in --config",
   ],
   "no upstream": [["scope: shared"], "--upstream is required, or `upstream` in semel.yaml"],
   "nothing at all": [[""], "semel.yaml:1:1: it is empty"],
@@ -249,6 +265,45 @@ test("SIGHUP reads it anew; a broken one is told, and what was serves on", async
   expect(reason).toContain("did you mean `retention`");
   expect(await post(front.url, "/", "")).toBe("400 null");
   expect(await front.end("SIGTERM")).toBe(0);
+});
+
+test("the admin listener can be configured there, with its token from a variable or a file", async () => {
+  const behind = await counting();
+  const token = "0123456789abcdef";
+  const admin = (rest: string) => [
+    ...[`upstream: ${behind.url}`, "listen: 127.0.0.1:0", "admin:", "  listen: 127.0.0.1:0"],
+    rest,
+  ];
+  const path = await file(...admin(`  token: $\{SEMEL_TEST_TOKEN}`));
+  const given = { SEMEL_TEST_TOKEN: token };
+  const front = await started(["gateway", "--config", path, "--json", "--store", "memory:"], given);
+  const { address } = await front.logged(({ event }) => event === "admin");
+  const status = async (at: string, bearer: string) =>
+    (await fetch(`${at}/-/metrics`, { headers: { authorization: `Bearer ${bearer}` } })).status;
+  expect(await status(address!, token)).toBe(200);
+  expect(await status(address!, "fedcba9876543210")).toBe(401);
+
+  await writeFile(path, admin(`  token: ${token}-another`).join("\n"));
+  front.child.kill("SIGHUP");
+  const { unchanged } = await front.logged(({ event }) => event === "reloaded");
+  expect(unchanged).toEqual(["admin.token"]);
+  expect(await status(address!, token)).toBe(200);
+  expect(JSON.stringify(front.log)).not.toContain(token);
+  expect(await front.end("SIGTERM")).toBe(0);
+
+  const secret = join(await folder(), "token");
+  await writeFile(secret, "from-a-file-0123456789\n");
+  const other = await file(...admin(`  tokenFile: ${secret}`));
+  const again = await gateway(behind.url, "--config", other);
+  const { address: at } = await again.logged(({ event }) => event === "admin");
+  expect(await status(at!, "from-a-file-0123456789")).toBe(200);
+  // A flag wins over the file's token, whichever way it is given.
+  await writeFile(path, admin(`  token: ${token}`).join("\n"));
+  const third = await gateway(behind.url, "--config", path, "--admin-token-file", secret);
+  const { address: there } = await third.logged(({ event }) => event === "admin");
+  expect([await status(there!, "from-a-file-0123456789"), await status(there!, token)]).toEqual([
+    200, 401,
+  ]);
 });
 
 test("a reload drops no request, and those that run end as they began", async () => {

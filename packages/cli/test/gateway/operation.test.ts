@@ -1,9 +1,11 @@
 // Keyed requests through the gateway: one effect and one answer, and the truth where neither is known
 // (GW-2, GW-3a).
 
+import { once } from "node:events";
+import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
-import { cleanUp, folder, gate, gateway, upstream } from "../processes.ts";
+import { cleanUp, folder, gate, gateway, later, upstream } from "../processes.ts";
 import { message, rawConnection } from "../raw-http.ts";
 
 afterEach(cleanUp);
@@ -248,6 +250,69 @@ test("a short answer that breaks off is told as unknown, a stream is broken off"
   for (const target of ["/short", "/stream"]) {
     expect(await send(target)).toMatch(/^HTTP\/1\.1 409 .*outcome-unknown/s);
   }
+});
+
+/** An upstream that answers as soon as a request begins, and reads no more of it than came with that. */
+async function hasty(then: "close" | "reset" | "go-on") {
+  let calls = 0;
+  const server = createServer({ allowHalfOpen: true }, (socket) => {
+    socket.on("error", () => {});
+    socket.once("data", () => {
+      calls++;
+      const answer = ["HTTP/1.1 413 Content Too Large", "Content-Length: 9", "Connection: close"];
+      socket.write(`${message(...answer)}too large`);
+      if (then === "go-on") return void socket.resume().once("end", () => socket.end());
+      socket.pause();
+      // When the answer has left: what follows must not overtake it.
+      if (then === "close") socket.end();
+      else setTimeout(() => socket.resetAndDestroy(), 50);
+    });
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  later(() => server.close());
+  const { port } = server.address() as AddressInfo;
+  return { url: `http://127.0.0.1:${port}`, calls: () => calls };
+}
+
+test.each(["go-on", "close", "reset"] as const)(
+  "an upstream that answers before it has read the request, and then: %s",
+  async (then) => {
+    const behind = await hasty(then);
+    const { url } = await gateway(behind.url, "--max-body", "16m");
+    const body = "x".repeat(8 * 2 ** 20);
+    const { status, text } = await post(url, "k", { body });
+    // Where the connection is reset, the answer may be lost with it; nobody knows then.
+    const isKnown = status === 413;
+    if (isKnown) expect(text).toBe("too large");
+    else expect([then, status, JSON.parse(text).code]).toEqual(["reset", 502, "outcome-unknown"]);
+    expect(await post(url, "k", { body })).toMatchObject(
+      isKnown ? { status: 413, text: "too large", state: "replayed" } : { status: 409 },
+    );
+    expect(behind.calls()).toBe(1);
+    // Nothing is left over for whoever comes next.
+    expect((await post(url, "next")).status).toBe(413);
+  },
+);
+
+test("an upstream that closes before it has read the request leaves the outcome unknown", async () => {
+  let calls = 0;
+  const server = createServer((socket) => {
+    socket.on("error", () => {});
+    socket.once("data", () => {
+      calls++;
+      socket.destroy();
+    });
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  later(() => server.close());
+  const { port } = server.address() as AddressInfo;
+  const { url } = await gateway(`http://127.0.0.1:${port}`, "--max-body", "16m");
+  const body = "x".repeat(8 * 2 ** 20);
+  expect(await post(url, "k", { body })).toMatchObject({ status: 502, code: "outcome-unknown" });
+  expect(await post(url, "k", { body })).toMatchObject({ status: 409, code: "outcome-unknown" });
+  expect(calls).toBe(1);
 });
 
 for (const [policy, second] of [

@@ -142,7 +142,7 @@ export function readDocument(file: string): ConfigDocument {
 
 /** What could hold a password or a token is not repeated. */
 function isSecret(path: ValuePath): boolean {
-  return path.includes("store") || path.includes("headers");
+  return ["store", "headers", "token"].some((name) => path.includes(name));
 }
 
 function failure(lines: readonly string[]): Failure {

@@ -3,6 +3,7 @@
 
 import { InvalidArgumentError } from "commander";
 import type { HttpOptions, StoredHeaders } from "semel/http";
+import { usableToken } from "../../admin/flags.ts";
 import { Failure } from "../../failure.ts";
 import { bytes, duration, listenAddress, origin, patience, timeout } from "../../flags.ts";
 import type { GatewayFlags } from "../../gateway.ts";
@@ -104,6 +105,7 @@ function fileFlags(reader: Reader): Partial<GatewayFlags> {
     trustForwarded: plain<boolean>("trustForwarded"),
     drain: reader.read(["drain"], patience),
     log: plain<GatewayFlags["log"]>("log"),
+    ...adminFlags(reader),
     jwks: reader.read(["jwt", "jwks"], serviceUrl),
     jwtIssuer: reader.texts(["jwt", "issuer"]),
     jwtAudience: reader.texts(["jwt", "audience"]),
@@ -121,6 +123,18 @@ function fileFlags(reader: Reader): Partial<GatewayFlags> {
     maxBody: reader.read(["defaults", "maxBody"], bytes),
     maxResult: reader.read(["defaults", "maxResult"], bytes),
     upstreamTimeout: reader.read(["defaults", "upstreamTimeout"], timeout),
+  });
+}
+
+function adminFlags(reader: Reader): Partial<GatewayFlags> {
+  const at = (name: string) => ["admin", name];
+  if (reader.value(at("token")) !== undefined && reader.value(at("tokenFile")) !== undefined) {
+    reader.wrong(at("tokenFile"), "there is `token` already; say one of them");
+  }
+  return present({
+    admin: reader.read(at("listen"), listenAddress),
+    adminToken: reader.read(at("token"), usableToken),
+    adminTokenFile: reader.value(at("tokenFile")) as string | undefined,
   });
 }
 

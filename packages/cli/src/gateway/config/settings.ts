@@ -40,6 +40,8 @@ export function settingsOf({ values, isGiven }: GivenFlags): Settings {
   for (const [name, value] of Object.entries(file?.flags ?? {})) {
     if (!isGiven(name as keyof GatewayFlags)) Object.assign(flags, { [name]: value });
   }
+  // The file's token is not to win over a flag that names a file with one.
+  if (isGiven("adminTokenFile") && !isGiven("adminToken")) delete flags.adminToken;
   const defaults = { ...defaultsOf(flags), ...file?.defaults };
   const routes = (file?.routes ?? []).map(
     ({ options, ...route }): Route => ({ ...defaults, ...options, ...route }),
