@@ -17,14 +17,14 @@ const { completed: COMPLETED, open: OPEN } = STATE_CODES;
 const ACQUIRED = { kind: "acquired", attempt: 1, probe: false } as const;
 
 /**
- * Inserts what is absent. `DO NOTHING`, because a refused update would lock, and so write, a row. What
+ * Inserts what is absent, and answers with their ids; with NULL where that is all. `DO NOTHING`, because a refused update would lock, and so write, a row. What
  * all have in common, as the marks of a batch have most, comes once.
  *
  * @param session sees to the settings of the transaction
  * @param now the statement's time
  */
 export function completeMany(records: string, session: string, now: string): string {
-  return `WITH ${session}
+  return `WITH ${session}, inserted AS (
     INSERT INTO ${records} (id, scope, key, fingerprint, owner, on_crash, result, format, state,
       attempt, crashes, created_at, updated_at, expires_at)
     SELECT claim.id, coalesce(claim.scope, ($5::text[])[1]), claim.key, claim.fingerprint, claim.owner,
@@ -34,7 +34,10 @@ export function completeMany(records: string, session: string, now: string): str
       $7::bytea[])
       AS claim (id, key, fingerprint, owner, scope, on_crash, result)
     ON CONFLICT (id) DO NOTHING
-    RETURNING id`;
+    RETURNING id
+  )
+  SELECT CASE WHEN count(*) < cardinality($1::uuid[]) THEN coalesce(string_agg(id::text, ','), '') END
+    AS ids FROM inserted`;
 }
 
 export function reopen(records: string, now: string): string {
@@ -97,10 +100,10 @@ export async function completedTogether(
     sql.completeMany,
     completeManyParameters(claims, results, retentionMs),
   );
-  const written = rowsOf<{ id: string }>(inserted);
+  const { ids } = rowsOf<{ ids: string | null }>(inserted)[0]!;
   // Most batches are new altogether.
-  if (written.length === claims.length) return claims.map(() => ACQUIRED);
-  const fresh = new Set(written.map(({ id }) => plainId(id)));
+  if (ids === null) return claims.map(() => ACQUIRED);
+  const fresh = new Set(ids.split(",").map(plainId));
   const others = claims.filter(({ id }) => !fresh.has(id));
   const found = new Map<string, RecordRow>();
   if (others.length > 0) {
