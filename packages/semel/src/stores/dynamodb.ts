@@ -4,20 +4,12 @@
 
 import { systemClock } from "../clock.ts";
 import { type Duration, durationMs } from "../duration.ts";
-import {
-  InvalidOption,
-  isSemelError,
-  RecordUnreadable,
-  StoreFull,
-  StoreUnavailable,
-  StoreUnusable,
-} from "../errors.ts";
+import { InvalidOption, StoreUnavailable } from "../errors.ts";
 import { assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
 import type {
   AttemptToken,
   BeginAnswer,
   Claim,
-  CrashPolicy,
   DeleteAnswer,
   Ending,
   JournalEntry,
@@ -36,20 +28,20 @@ import type {
   VoidAnswer,
   VoidRequest,
 } from "../store.ts";
+import {
+  assertFits,
+  assertReadable,
+  type Changes,
+  FORMAT,
+  type Item,
+  isReadable,
+  NOBODY,
+  newestFirst,
+  parseCursor,
+} from "./dynamodb/item.ts";
+import { type DynamoDocument, DynamoTable } from "./dynamodb/table.ts";
 
-/** What Semel needs of `DynamoDBDocument` of `@aws-sdk/lib-dynamodb`. */
-export interface DynamoDocument {
-  // biome-ignore-start lint/suspicious/noExplicitAny: the SDK's inputs are stricter than structural types can name
-  get(input: any): Promise<{ Item?: Record<string, any> | undefined }>;
-  put(input: any): Promise<unknown>;
-  update(input: any): Promise<unknown>;
-  delete(input: any): Promise<unknown>;
-  scan(input: any): Promise<{
-    Items?: Record<string, any>[] | undefined;
-    LastEvaluatedKey?: Record<string, any> | undefined;
-  }>;
-  // biome-ignore-end lint/suspicious/noExplicitAny: as above
-}
+export type { DynamoDocument } from "./dynamodb/table.ts";
 
 export interface DynamodbStoreOptions {
   /** The table, whose partition key is the string `id`. */
@@ -78,9 +70,6 @@ export function dynamodbTable(table: string) {
   };
 }
 
-const FORMAT = 1;
-/** DynamoDB's bound of an item is 400 KB; the rest of the record needs a little. */
-const BYTES_MAX = 390_000;
 /** Others may change a record between a look and a write; each of them made progress. */
 const TRIES_MAX = 50;
 
@@ -105,49 +94,17 @@ export function dynamodbStore(document: DynamoDocument, options: DynamodbStoreOp
     );
   }
   const skewMs = durationMs(clockSkew, "clockSkew");
-  return new DynamodbStore(document, table, skewMs, sweep === "scan", clock);
+  return new DynamodbStore(new DynamoTable(document, table), skewMs, sweep === "scan", clock);
 }
-
-/** An item as stored. Times are milliseconds since the Unix epoch; `ttl` is seconds. */
-interface Item {
-  id: RecordId;
-  scope: string;
-  key: string;
-  fingerprint: string;
-  format: number;
-  state: RecordState;
-  attempt: number;
-  owner: string;
-  crashes: number;
-  onCrash: CrashPolicy;
-  leaseUntil?: number;
-  result?: Uint8Array;
-  reason?: string;
-  journal?: Uint8Array[];
-  createdAt: number;
-  updatedAt: number;
-  expiresAt?: number;
-  ttl?: number;
-}
-
-const NONE = "0".repeat(32);
 
 class DynamodbStore implements Store {
   readonly name = "dynamodb";
-  readonly #document: DynamoDocument;
-  readonly #table: string;
+  readonly #table: DynamoTable;
   readonly #skewMs: number;
   readonly #isSweeping: boolean;
   readonly #clock: { now(): number };
 
-  constructor(
-    document: DynamoDocument,
-    table: string,
-    skewMs: number,
-    isSweeping: boolean,
-    clock: { now(): number },
-  ) {
-    this.#document = document;
+  constructor(table: DynamoTable, skewMs: number, isSweeping: boolean, clock: { now(): number }) {
     this.#table = table;
     this.#skewMs = skewMs;
     this.#isSweeping = isSweeping;
@@ -156,7 +113,7 @@ class DynamodbStore implements Store {
 
   async begin(claim: Claim): Promise<BeginAnswer> {
     // The newcomer first: a new operation is one write. Whatever is there is looked at after.
-    if (!claim.refuseLate && (await this.#create(this.#claimed(claim), undefined))) {
+    if (!claim.refuseLate && (await this.#table.create(this.#claimed(claim), undefined))) {
       return { kind: "acquired", attempt: 1, probe: false };
     }
     for (let tries = 0; tries < TRIES_MAX; tries++) {
@@ -173,7 +130,7 @@ class DynamodbStore implements Store {
     if (item === undefined || this.#isExpired(item, now)) {
       const { refuseLate } = claim;
       if (refuseLate && now - refuseLate.sentAt > refuseLate.ageMaxMs) return { kind: "late" };
-      const isCreated = await this.#create(this.#claimed(claim), item);
+      const isCreated = await this.#table.create(this.#claimed(claim), item);
       return isCreated ? { kind: "acquired", attempt: 1, probe: false } : undefined;
     }
     const { attempt, fingerprint, state } = item;
@@ -211,7 +168,7 @@ class DynamodbStore implements Store {
     }
     const reason = onCrash === "hold" ? "lease-lapsed" : "attempts-exhausted";
     const held = { state: "held", reason, ...this.#ended(claim.heldRetentionMs) } as const;
-    return (await this.#change(item, held)) ? { kind: "held", attempt, reason } : undefined;
+    return (await this.#table.change(item, held)) ? { kind: "held", attempt, reason } : undefined;
   }
 
   async #acquire(
@@ -229,7 +186,7 @@ class DynamodbStore implements Store {
       ...lease,
       updatedAt,
     } as const;
-    if (!(await this.#change(item, written))) return undefined;
+    if (!(await this.#table.change(item, written))) return undefined;
     const probe = after.onCrash === "probe" && after.crashes > 0;
     return { kind: "acquired", attempt: after.attempt, probe };
   }
@@ -262,15 +219,8 @@ class DynamodbStore implements Store {
     changes: Changes,
     appended?: Uint8Array,
   ): Promise<SettleAnswer> {
-    const values = {
-      ":running": "running",
-      ":attempt": token.attempt,
-      ":owner": token.owner,
-      ":gone": this.#now() - this.#skewMs,
-      ":format": FORMAT,
-    };
-    const isWritten = await this.#update(token.id, changes, OWNED, values, appended);
-    if (isWritten) return { kind: "settled" };
+    const gone = this.#now() - this.#skewMs;
+    if (await this.#table.changeOwned(token, changes, gone, appended)) return { kind: "settled" };
     // Nobody can tell whose a damaged record is.
     await this.#item(token.id);
     return { kind: "stale" };
@@ -292,15 +242,11 @@ class DynamodbStore implements Store {
     assertInteger(limit, "limit", 1, 100_000);
     if (!this.#isSweeping) return 0;
     const now = this.#now();
-    const expired = (await this.#scan(() => true)).filter((item) => this.#isExpired(item, now));
+    const expired = (await this.#table.scan(() => true)).filter((item) =>
+      this.#isExpired(item, now),
+    );
     const removed = await Promise.all(
-      expired
-        .slice(0, limit)
-        .map((item) =>
-          this.#conditionally(() =>
-            this.#document.delete({ ...this.#key(item.id), ...unchangedSince(item) }),
-          ),
-        ),
+      expired.slice(0, limit).map((item) => this.#table.delete(item)),
     );
     return removed.filter(Boolean).length;
   }
@@ -316,7 +262,7 @@ class DynamodbStore implements Store {
         resolution.kind === "complete"
           ? { state: "completed", result: Buffer.from(resolution.result), journal: undefined }
           : { state: "open" };
-      if (await this.#change(item, { ...changes, ...this.#ended(retentionMs) })) {
+      if (await this.#table.change(item, { ...changes, ...this.#ended(retentionMs) })) {
         return { kind: "resolved" };
       }
     }
@@ -329,7 +275,7 @@ class DynamodbStore implements Store {
       const now = this.#now();
       if (item === undefined || this.#isExpired(item, now)) {
         const tombstone = { ...this.#blank(id, scope, key), ...this.#ended(retentionMs) };
-        if (await this.#create({ ...tombstone, state: "void" } as Item, item)) {
+        if (await this.#table.create({ ...tombstone, state: "void" } as Item, item)) {
           return { kind: "voided" };
         }
         continue;
@@ -340,7 +286,7 @@ class DynamodbStore implements Store {
         return { kind: "busy" };
       }
       const voided = { state: "void", journal: undefined } as const;
-      if (await this.#change(item, { ...voided, ...this.#ended(retentionMs) })) {
+      if (await this.#table.change(item, { ...voided, ...this.#ended(retentionMs) })) {
         return { kind: "voided" };
       }
     }
@@ -356,10 +302,7 @@ class DynamodbStore implements Store {
       if (item.state === "running" && this.#remaining(item.leaseUntil ?? 0, now) > 0) {
         return { kind: "busy" };
       }
-      const isDeleted = await this.#conditionally(() =>
-        this.#document.delete({ ...this.#key(id), ...unchangedSince(item) }),
-      );
-      if (isDeleted) return { kind: "deleted" };
+      if (await this.#table.delete(item)) return { kind: "deleted" };
     }
     throw contended();
   }
@@ -369,7 +312,7 @@ class DynamodbStore implements Store {
     assertInteger(limit, "limit", 1, 1_000);
     const before = cursor === undefined ? undefined : parseCursor(cursor);
     const now = this.#now();
-    const matching = (await this.#scan()).filter(
+    const matching = (await this.#table.scan(isReadable)).filter(
       (item) =>
         !this.#isExpired(item, now) &&
         (scope === undefined || item.scope === scope) &&
@@ -389,7 +332,7 @@ class DynamodbStore implements Store {
     const now = this.#now();
     const states = { running: 0, completed: 0, held: 0, open: 0, void: 0 };
     let oldestHeldMs: number | null = null;
-    for (const item of await this.#scan()) {
+    for (const item of await this.#table.scan(isReadable)) {
       if (this.#isExpired(item, now)) continue;
       const state = this.#countedState(item, now);
       states[state]++;
@@ -445,7 +388,7 @@ class DynamodbStore implements Store {
     const now = this.#now();
     return {
       ...{ id, scope, key, fingerprint: "", format: FORMAT, state: "running" },
-      ...{ attempt: 0, owner: NONE, crashes: 0, onCrash: "hold", createdAt: now, updatedAt: now },
+      ...{ attempt: 0, owner: NOBODY, crashes: 0, onCrash: "hold", createdAt: now, updatedAt: now },
     };
   }
 
@@ -456,132 +399,11 @@ class DynamodbStore implements Store {
     return { ...blank, fingerprint, owner, onCrash, attempt: 1, ...lease } as Item;
   }
 
-  #key(id: RecordId) {
-    return { TableName: this.#table, Key: { id } };
-  }
-
   async #item(id: RecordId, isChecked = true): Promise<Item | undefined> {
-    const { Item: found } = await this.#asked(() =>
-      this.#document.get({ ...this.#key(id), ConsistentRead: true }),
-    );
-    const item = found as Item | undefined;
+    const item = await this.#table.get(id);
     // An item that has expired is nobody's, whatever wrote it.
     if (item && isChecked && !this.#isExpired(item, this.#now())) assertReadable(item);
     return item;
-  }
-
-  /** Writes a new item where there is none, or only the expired one that was seen. */
-  async #create(item: Item, expired: Item | undefined): Promise<boolean> {
-    const condition = expired
-      ? unchangedSince(expired)
-      : { ConditionExpression: "attribute_not_exists(id)" };
-    return this.#conditionally(() =>
-      this.#document.put({ TableName: this.#table, Item: withoutAbsent(item), ...condition }),
-    );
-  }
-
-  /** Changes an item, if it is still the one that was seen. */
-  #change(item: Item, changes: Changes): Promise<boolean> {
-    const { ConditionExpression, ExpressionAttributeValues } = unchangedSince(item);
-    const cleared = { reason: undefined, result: undefined, ...changes };
-    return this.#update(item.id, cleared, ConditionExpression, ExpressionAttributeValues);
-  }
-
-  #update(
-    id: RecordId,
-    changes: Changes,
-    condition: string,
-    values: Record<string, unknown>,
-    appended?: Uint8Array,
-  ): Promise<boolean> {
-    const sets: string[] = [];
-    const removes: string[] = [];
-    const all = { ...values };
-    if (appended !== undefined) {
-      sets.push("#journal = list_append(if_not_exists(#journal, :nothing), :appended)");
-      all[":nothing"] = [];
-      all[":appended"] = [Buffer.from(appended)];
-    }
-    for (const [name, value] of Object.entries(changes)) {
-      if (value === undefined) removes.push(`#${name}`);
-      else {
-        sets.push(`#${name} = :new_${name}`);
-        all[`:new_${name}`] = value;
-      }
-    }
-    const set = sets.length > 0 ? `SET ${sets.join(", ")}` : "";
-    const remove = removes.length > 0 ? `REMOVE ${removes.join(", ")}` : "";
-    const update = `${set} ${remove}`.trim();
-    return this.#conditionally(() =>
-      this.#document.update({
-        ...this.#key(id),
-        UpdateExpression: update,
-        ConditionExpression: condition,
-        ExpressionAttributeNames: namesIn(update + condition),
-        ExpressionAttributeValues: all,
-      }),
-    );
-  }
-
-  async #scan(isWanted = isReadable): Promise<Item[]> {
-    const items: Item[] = [];
-    let from: Record<string, unknown> | undefined;
-    do {
-      const page = await this.#asked(() =>
-        this.#document.scan({
-          TableName: this.#table,
-          ConsistentRead: true,
-          ...(from && { ExclusiveStartKey: from }),
-        }),
-      );
-      items.push(...((page.Items ?? []) as Item[]).filter(isWanted));
-      from = page.LastEvaluatedKey;
-    } while (from);
-    return items;
-  }
-
-  /** @returns false when the condition did not hold */
-  async #conditionally(write: () => Promise<unknown>): Promise<boolean> {
-    try {
-      await write();
-      return true;
-    } catch (error) {
-      if (nameOf(error) === "ConditionalCheckFailedException") return false;
-      throw this.#storeError(error);
-    }
-  }
-
-  async #asked<Answer>(ask: () => Promise<Answer>): Promise<Answer> {
-    try {
-      return await ask();
-    } catch (error) {
-      throw this.#storeError(error);
-    }
-  }
-
-  #storeError(cause: unknown): Error {
-    if (isSemelError(cause)) return cause;
-    const message = cause instanceof Error ? cause.message : String(cause);
-    switch (nameOf(cause)) {
-      case "ResourceNotFoundException":
-        return new StoreUnusable(
-          `There is no DynamoDB table "${this.#table}"; create it as dynamodbTable() describes`,
-          { cause },
-        );
-      case "AccessDeniedException":
-      case "UnrecognizedClientException":
-        return new StoreUnusable(
-          `DynamoDB refuses this client: ${message}. It needs GetItem, PutItem, UpdateItem, DeleteItem and Scan on "${this.#table}"`,
-          { cause },
-        );
-      case "ValidationException":
-        if (/item size/i.test(message)) return tooLarge(cause);
-        return new StoreUnusable(`DynamoDB refused a request: ${message}`, { cause });
-      case "ItemCollectionSizeLimitExceededException":
-        return new StoreFull("DynamoDB has no room for this record", { cause });
-      default:
-        return new StoreUnavailable(`DynamoDB failed: ${message}`, { cause });
-    }
   }
 
   #record(item: Item, now: number, isWhole: boolean): StoredRecord {
@@ -599,102 +421,6 @@ class DynamodbStore implements Store {
       expiresInMs: item.expiresAt === undefined ? null : this.#remaining(item.expiresAt, now),
     };
   }
-}
-
-type Changes = { [Name in keyof Item]?: Item[Name] | undefined };
-
-/** SM-17, in the very condition of the write. */
-const OWNED =
-  "#state = :running AND #attempt = :attempt AND #owner = :owner AND #format = :format AND (attribute_not_exists(#expiresAt) OR #expiresAt > :gone)";
-
-/** Every change of an item changes one of these, or its lease. */
-function unchangedSince(item: Item) {
-  const { leaseUntil } = item;
-  const lease =
-    leaseUntil === undefined ? "attribute_not_exists(#leaseUntil)" : "#leaseUntil = :lease";
-  const condition = `#state = :state AND #attempt = :attempt AND #owner = :owner AND #updatedAt = :updated AND ${lease}`;
-  return {
-    ConditionExpression: condition,
-    ExpressionAttributeNames: namesIn(condition),
-    ExpressionAttributeValues: {
-      ":state": item.state,
-      ":attempt": item.attempt,
-      ":owner": item.owner,
-      ":updated": item.updatedAt,
-      ...(leaseUntil !== undefined && { ":lease": leaseUntil }),
-    },
-  };
-}
-
-/** Every name goes by a placeholder, because many are words of DynamoDB's own. */
-function namesIn(expression: string): Record<string, string> {
-  const names = [...expression.matchAll(/#(\w+)/g)];
-  return Object.fromEntries(names.map(([placeholder, name]) => [placeholder, name!]));
-}
-
-function withoutAbsent(item: Item): Item {
-  return Object.fromEntries(
-    Object.entries(item).filter(([, value]) => value !== undefined),
-  ) as unknown as Item;
-}
-
-const STATES = ["running", "completed", "held", "open", "void"];
-
-function isReadable(item: Item): boolean {
-  try {
-    assertReadable(item);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
-function assertReadable(item: Item): void {
-  if (item.format > FORMAT) {
-    throw new RecordUnreadable(
-      `Record ${item.id} has format ${item.format}, newer than the ${FORMAT} that this version of Semel reads; upgrade Semel`,
-    );
-  }
-  const isWhole =
-    item.format === FORMAT &&
-    STATES.includes(item.state) &&
-    typeof item.owner === "string" &&
-    item.owner.length === 32 &&
-    ["hold", "rerun", "probe"].includes(item.onCrash) &&
-    (item.state === "running") === (item.leaseUntil !== undefined) &&
-    (item.state === "completed") === item.result instanceof Uint8Array &&
-    (item.state === "held") === (item.reason !== undefined);
-  if (!isWhole) throw new RecordUnreadable(`Record ${item.id} is damaged`);
-}
-
-function newestFirst(
-  one: { createdAt: number; id: string },
-  other: { createdAt: number; id: string },
-): number {
-  return other.createdAt - one.createdAt || (one.id < other.id ? -1 : one.id > other.id ? 1 : 0);
-}
-
-function parseCursor(cursor: string): { createdAt: number; id: string } {
-  const match = /^(\d+)\/([0-9a-f]{32})$/.exec(cursor);
-  if (match) return { createdAt: Number(match[1]), id: match[2]! };
-  throw new InvalidOption("`cursor` is not one that a previous page of this list ended with");
-}
-
-/** @throws {StoreFull} when no item could have them */
-function assertFits(bytes: Uint8Array, what: string): void {
-  if (bytes.byteLength <= BYTES_MAX) return;
-  throw new StoreFull(`DynamoDB keeps items of 400 KB; this ${what} has ${bytes.byteLength} bytes`);
-}
-
-function tooLarge(cause: unknown): StoreFull {
-  return new StoreFull(
-    "DynamoDB keeps items of 400 KB, and the record with what its steps returned is larger; let steps return less",
-    { cause },
-  );
-}
-
-function nameOf(error: unknown): unknown {
-  return error instanceof Error ? error.name : undefined;
 }
 
 function contended(): StoreUnavailable {
