@@ -1,7 +1,6 @@
 // Keeps records in Postgres (ST-3). What is asked at about the same time shares a statement, so that
 // throughput grows with concurrency; no statement needs a session, so that it works behind a pooler.
 
-import { setTimeout as delay } from "node:timers/promises";
 import { InvalidOption, KeyInvalid, RecordUnreadable } from "../errors.ts";
 import { assertInteger, assertKnownOptions, shown } from "../options.ts";
 import type {
@@ -18,7 +17,6 @@ import type {
   Resolution,
   ResolveAnswer,
   SettleAnswer,
-  SqlExecutor,
   SqlResult,
   SqlValue,
   Store,
@@ -37,15 +35,9 @@ import {
   postgresClient,
   type TransactionOf,
 } from "./postgres/client.ts";
-import {
-  isConflict,
-  isMissingFunction,
-  isMissingTable,
-  isOfItem,
-  isRefusal,
-  storeError,
-} from "./postgres/errors.ts";
-import { type Called, functionsFor, type PostgresFunctions } from "./postgres/functions.ts";
+import { PostgresDatabase } from "./postgres/database.ts";
+import { isOfItem, storeError } from "./postgres/errors.ts";
+import { type Called, functionsFor } from "./postgres/functions.ts";
 import { PostgresNotifications } from "./postgres/notifications.ts";
 import {
   appendParameters,
@@ -64,16 +56,12 @@ import {
   isJournalLarge,
   isLarge,
   plainId,
-  type Query,
   recordOf,
   repliesTo,
   rowsOf,
   withPlainIds,
 } from "./postgres/replies.ts";
 import {
-  applyMigrations,
-  assertPrimary,
-  assertSchema,
   neverSettled,
   type PostgresTables,
   postgresMigrations,
@@ -142,8 +130,7 @@ export interface PostgresStore<Transaction = unknown> extends Store {
 const BATCH_ITEMS_MAX = 128;
 const BATCHES_MAX = 2;
 const SHARED_OUT_FROM = 32;
-const CONFLICT_TRIES_MAX = 8;
-const CONFLICT_PAUSE_MS = 20;
+const DECISION_TRIES_MAX = 8;
 const CONNECTIONS_DEFAULT = 10;
 const LIST_LIMIT_MAX = 1_000;
 const SWEEP_LIMIT_MAX = 100_000;
@@ -195,19 +182,13 @@ class PostgresRecords implements PostgresStore {
   readonly transactions: StoreTransactions;
   readonly queue: StoreQueue;
   readonly subscribe?: (id: RecordId, wake: () => void) => () => void;
-  readonly #client: PostgresClient;
-  readonly #tables: PostgresTables;
-  readonly #migrations: readonly string[];
+  readonly #database: PostgresDatabase;
   readonly #sql: PostgresStatements;
-  readonly #functions: PostgresFunctions;
   readonly #begins: (claim: Claim) => Promise<BeginReply>;
   readonly #endings: (ending: Ending) => Promise<SettleAnswer>;
   readonly #entries: (entry: JournalEntry) => Promise<SettleAnswer>;
   readonly #renewals: (renewal: Renewal) => Promise<RenewAnswer>;
   readonly #reads: (wish: { id: RecordId }) => Promise<StoredRecord | "large" | undefined>;
-  #isReady = false;
-  #hasFunctions = false;
-  #checking: Promise<void> | undefined;
 
   constructor(
     client: PostgresClient,
@@ -215,26 +196,18 @@ class PostgresRecords implements PostgresStore {
     migrations: readonly string[],
     options: { listen: boolean; connectionsMax: number },
   ) {
-    this.#client = client;
-    this.#tables = tables;
-    this.#migrations = migrations;
+    const functions = functionsFor(tables, options.listen);
     this.#sql = statementsFor(tables, options.listen);
-    this.#functions = functionsFor(tables, options.listen);
-    const isReady = (executor: SqlExecutor) => this.#checkOn(executor);
-    const called = {
-      there: () => (this.#hasFunctions ? this.#functions : undefined),
-      forget: () => {
-        this.#hasFunctions = false;
-      },
-    };
+    const database = new PostgresDatabase(client, tables, migrations, this.#sql, functions);
+    this.#database = database;
     const traffic = { inFlight: 0 };
     const queue = queueStatementsFor(tables);
     const sql = { ...this.#sql, enqueue: queue.add };
-    this.transactions = transactionsOf(client, sql, isReady, called, options.connectionsMax);
+    this.transactions = transactionsOf(client, sql, database, options.connectionsMax);
     this.queue = new PostgresQueue(queue, {
-      ready: () => this.#ready(),
-      query: this.#query,
-      rawQuery: (sql, parameters) => this.#rawQuery(sql, parameters),
+      ready: () => database.ready(),
+      query: database.query,
+      rawQuery: (sql, parameters) => database.rawQuery(sql, parameters),
       combined: (send) => combined(traffic, send),
       lockTimeoutFor: lockTimeoutOf,
     });
@@ -253,23 +226,16 @@ class PostgresRecords implements PostgresStore {
     );
   }
 
-  async migrate(): Promise<void> {
-    await applyMigrations(this.#migrations, {
-      version: () => this.#version(),
-      run: (sql) => this.#client.script(sql),
-    }).catch((error: unknown) => {
-      throw storeError(error);
-    });
-    await this.#check();
-    await this.#createFunctions();
+  migrate(): Promise<void> {
+    return this.#database.migrate();
   }
 
   async begin(claim: Claim): Promise<BeginAnswer> {
     assertKeepable(claim);
-    if (!this.#isReady) await this.#ready();
+    if (!this.#database.isReady) await this.#database.ready();
     const reply = await this.#begins(claim);
     if (reply.kind === "acquired" || reply.kind === "done") return reply;
-    return begun(claim, reply, () => this.#begins(claim), this.#query, this.#sql);
+    return begun(claim, reply, () => this.#begins(claim), this.#database.query, this.#sql);
   }
 
   async #beginAll(claims: readonly Claim[]): Promise<(BeginReply | Error)[]> {
@@ -280,10 +246,10 @@ class PostgresRecords implements PostgresStore {
   }
 
   async settle(ending: Ending): Promise<SettleAnswer> {
-    if (!this.#isReady) await this.#ready();
+    if (!this.#database.isReady) await this.#database.ready();
     const isLarge = ending.kind === "complete" && ending.result.byteLength > BYTES_TOGETHER;
     if (!isLarge) return this.#endings(ending);
-    const { rows } = await this.#query(this.#sql.settle, settleParameters([ending], null));
+    const { rows } = await this.#database.query(this.#sql.settle, settleParameters([ending], null));
     return { kind: rows.length > 0 ? "settled" : "stale" };
   }
 
@@ -296,7 +262,7 @@ class PostgresRecords implements PostgresStore {
   }
 
   async append(entry: JournalEntry): Promise<SettleAnswer> {
-    await this.#ready();
+    await this.#database.ready();
     return this.#entries(entry);
   }
 
@@ -323,45 +289,40 @@ class PostgresRecords implements PostgresStore {
   async #written(entries: readonly JournalEntry[]): Promise<ReadonlySet<RecordId>> {
     if (entries.length === 0) return new Set();
     const [sql, lockTimeout] = forBatch(entries, this.#sql.append, this.#sql.appendMany);
-    return idsOf(entries, await this.#rawQuery(sql, appendParameters(entries, lockTimeout)));
+    return idsOf(
+      entries,
+      await this.#database.rawQuery(sql, appendParameters(entries, lockTimeout)),
+    );
   }
 
   async renew(renewal: Renewal): Promise<RenewAnswer> {
-    await this.#ready();
+    await this.#database.ready();
     return this.#renewals(renewal);
   }
 
   async #renewAll(renewals: readonly Renewal[]): Promise<RenewAnswer[]> {
     const [sql, lockTimeout] = forBatch(renewals, this.#sql.renew, this.#sql.renewMany);
-    const result = await this.#rawQuery(sql, renewParameters(renewals, lockTimeout));
+    const result = await this.#database.rawQuery(sql, renewParameters(renewals, lockTimeout));
     const written = idsOf(renewals, result);
     return renewals.map(({ id }) => ({ kind: written.has(id) ? "renewed" : "stale" }));
   }
 
-  /** By the function where there is one, which a session plans once. */
-  async #ask(
+  #ask(
     called: Exclude<Called, "complete">,
     items: readonly unknown[],
     parameters: (lockTimeout: string, howMany?: HowMany) => SqlValue[],
   ): Promise<SqlResult> {
     const [sql, lockTimeout] = forBatch(items, this.#sql[called], this.#sql[`${called}Many`]);
-    if (this.#hasFunctions) {
-      try {
-        const call = this.#functions.calls[called];
-        return await this.#rawQuery(call, parameters(lockTimeout, "many"));
-      } catch (error) {
-        if (!isMissingFunction(error)) throw error;
-        this.#hasFunctions = false;
-      }
-    }
-    return this.#rawQuery(sql, parameters(lockTimeout));
+    return this.#database.call(called, sql, (howMany) => parameters(lockTimeout, howMany));
   }
 
   async read(id: RecordId): Promise<StoredRecord | undefined> {
-    await this.#ready();
+    await this.#database.ready();
     const found = await this.#reads({ id });
     if (found !== "large") return found;
-    const [row] = rowsOf<FoundRow>(await this.#query(this.#sql.find, [arrayOf([id]), true]));
+    const [row] = rowsOf<FoundRow>(
+      await this.#database.query(this.#sql.find, [arrayOf([id]), true]),
+    );
     return row && recordOf(row);
   }
 
@@ -369,7 +330,7 @@ class PostgresRecords implements PostgresStore {
     wishes: readonly { id: RecordId }[],
   ): Promise<(StoredRecord | "large" | undefined | RecordUnreadable)[]> {
     const parameters = [arrayOf(wishes.map(({ id }) => id)), wishes.length === 1];
-    const result = await this.#rawQuery(this.#sql.find, parameters);
+    const result = await this.#database.rawQuery(this.#sql.find, parameters);
     const found = new Map(rowsOf<FoundRow>(result).map((row) => [plainId(row.id), row]));
     return wishes.map(({ id }) => {
       const row = found.get(id);
@@ -385,14 +346,14 @@ class PostgresRecords implements PostgresStore {
 
   /** The live record, without its journal. */
   async #look(id: RecordId): Promise<StoredRecord | undefined> {
-    const [row] = rowsOf<RecordRow>(await this.#query(this.#sql.look, [id]));
+    const [row] = rowsOf<RecordRow>(await this.#database.query(this.#sql.look, [id]));
     return row && recordOf(row);
   }
 
   async sweep(limit: number): Promise<number> {
     assertInteger(limit, "limit", 1, SWEEP_LIMIT_MAX);
-    await this.#ready();
-    return (await this.#query(this.#sql.sweep, [limit])).changes;
+    await this.#database.ready();
+    return (await this.#database.query(this.#sql.sweep, [limit])).changes;
   }
 
   async resolve(resolution: Resolution): Promise<ResolveAnswer> {
@@ -400,7 +361,12 @@ class PostgresRecords implements PostgresStore {
     const state = kind === "complete" ? STATE_CODES.completed : STATE_CODES.open;
     const result = kind === "complete" ? asBuffer(resolution.result) : null;
     return this.#decided(async () => {
-      const { rows } = await this.#query(this.#sql.resolve, [id, state, result, retentionMs]);
+      const { rows } = await this.#database.query(this.#sql.resolve, [
+        id,
+        state,
+        result,
+        retentionMs,
+      ]);
       if (rows.length > 0) return { kind: "resolved" };
       const record = await this.#look(id);
       if (record === undefined) return { kind: "absent" };
@@ -411,8 +377,8 @@ class PostgresRecords implements PostgresStore {
   async void({ id, scope, key, retentionMs }: VoidRequest): Promise<VoidAnswer> {
     assertKeepable({ scope, key });
     return this.#decided(async () => {
-      await this.#query(this.#sql.forgetExpired, [id]);
-      const { rows } = await this.#query(this.#sql.void, [id, scope, key, retentionMs]);
+      await this.#database.query(this.#sql.forgetExpired, [id]);
+      const { rows } = await this.#database.query(this.#sql.void, [id, scope, key, retentionMs]);
       if (rows.length > 0) return { kind: "voided" };
       const record = await this.#look(id);
       switch (record?.state) {
@@ -430,7 +396,7 @@ class PostgresRecords implements PostgresStore {
 
   async delete(id: RecordId): Promise<DeleteAnswer> {
     return this.#decided(async () => {
-      const result = await this.#query(this.#sql.delete, [id]);
+      const result = await this.#database.query(this.#sql.delete, [id]);
       const [deleted] = rowsOf<{ expired: boolean }>(result);
       if (deleted !== undefined) return { kind: deleted.expired ? "absent" : "deleted" };
       return { kind: (await this.#look(id)) ? "busy" : "absent" };
@@ -439,8 +405,8 @@ class PostgresRecords implements PostgresStore {
 
   /** Asks again while a record changes between a write that it refuses and the look at why. */
   async #decided<Answer>(ask: () => Promise<Answer | undefined>): Promise<Answer> {
-    await this.#ready();
-    for (let tries = 0; tries < CONFLICT_TRIES_MAX; tries++) {
+    await this.#database.ready();
+    for (let tries = 0; tries < DECISION_TRIES_MAX; tries++) {
       const answer = await ask();
       if (answer !== undefined) return answer;
     }
@@ -450,10 +416,10 @@ class PostgresRecords implements PostgresStore {
   async list({ scope, state, olderThanMs, limit, cursor }: ListQuery): Promise<ListPage> {
     assertInteger(limit, "limit", 1, LIST_LIMIT_MAX);
     const [micros, id] = cursor === undefined ? [null, null] : parseCursor(cursor);
-    await this.#ready();
+    await this.#database.ready();
     const parameters = [micros, id, scope ?? null, olderThanMs ?? null, limit + 1];
     const rows = rowsOf<RecordRow & { position: SqlInteger }>(
-      await this.#query(this.#sql.list(state), parameters),
+      await this.#database.query(this.#sql.list(state), parameters),
     );
     const page = rows.slice(0, limit);
     const last = page.at(-1);
@@ -464,99 +430,18 @@ class PostgresRecords implements PostgresStore {
   }
 
   async stats(): Promise<StoreStats> {
-    await this.#ready();
+    await this.#database.ready();
     const states = { running: 0, completed: 0, held: 0, open: 0, void: 0 };
     let oldestHeldMs: number | null = null;
-    const counts = await this.#query(this.#sql.countByState, []);
+    const counts = await this.#database.query(this.#sql.countByState, []);
     for (const row of rowsOf<CountRow>(counts)) {
       const state = STATES.get(Number(row.state));
       if (state === undefined) continue;
       states[state] = Number(row.records);
       if (state === "held") oldestHeldMs = Number(row.oldest);
     }
-    const [size] = rowsOf<{ bytes: SqlInteger }>(await this.#query(this.#sql.bytes, []));
+    const [size] = rowsOf<{ bytes: SqlInteger }>(await this.#database.query(this.#sql.bytes, []));
     return { states, oldestHeldMs, bytes: Number(size!.bytes) };
-  }
-
-  readonly #query: Query = async (sql, parameters) => {
-    try {
-      return await this.#rawQuery(sql, parameters);
-    } catch (error) {
-      throw storeError(error);
-    }
-  };
-
-  /** Rejects with the driver's error. What others were in the way of is asked again. */
-  async #rawQuery(sql: string, parameters: readonly SqlValue[]): Promise<SqlResult> {
-    for (let tries = 1; ; tries++) {
-      try {
-        return await this.#client.query(sql, parameters);
-      } catch (error) {
-        if (!isConflict(error) || tries === CONFLICT_TRIES_MAX) throw error;
-      }
-      await delay(Math.random() * CONFLICT_PAUSE_MS);
-    }
-  }
-
-  /** Checks the schema once; what failed is checked again by the next call. */
-  async #ready(): Promise<void> {
-    if (this.#isReady) return;
-    this.#checking ??= this.#check().finally(() => {
-      this.#checking = undefined;
-    });
-    await this.#checking;
-  }
-
-  async #check(): Promise<void> {
-    this.#assertServes(await this.#query(this.#inspection, []));
-  }
-
-  async #checkOn(executor: SqlExecutor): Promise<void> {
-    if (this.#isReady) return;
-    const result = await executor.query(this.#inspection, []).catch((error: unknown) => {
-      throw storeError(error);
-    });
-    this.#assertServes(result);
-  }
-
-  #assertServes(result: SqlResult): void {
-    const [row] = rowsOf<{ version: SqlInteger | null; replica: boolean; functions: boolean }>(
-      result,
-    );
-    assertPrimary(row!.replica);
-    assertSchema(Number(row!.version ?? 0), this.#migrations.length, this.#tables.title);
-    this.#hasFunctions = row!.functions;
-    this.#isReady = true;
-  }
-
-  /** What a store looks at before it begins. */
-  get #inspection(): string {
-    return this.#sql.version(this.#functions.areThere);
-  }
-
-  /**
-   * Once for each version of the statements. A database that does not take them, or a role that may
-   * not create them, does without; and whoever was faster has made the same.
-   */
-  async #createFunctions(): Promise<void> {
-    if (this.#hasFunctions) return;
-    try {
-      await this.#client.script(this.#functions.create);
-    } catch (error) {
-      if (!isRefusal(error)) throw storeError(error);
-    }
-    await this.#check();
-  }
-
-  /** 0: no migration has been applied; there are no tables. */
-  async #version(): Promise<number> {
-    try {
-      const { rows } = await this.#client.query(this.#inspection);
-      return Number(rows[0]!["version"] ?? 0);
-    } catch (error) {
-      if (isMissingTable(error)) return 0;
-      throw error;
-    }
   }
 }
 

@@ -5,8 +5,8 @@ import { assertAdding } from "../queue-checks.ts";
 import { completeAlone } from "../transactions.ts";
 import type { PostgresClient, TransactionExecutor } from "./client.ts";
 import { completedTogether, reopenParameters } from "./complete-many.ts";
+import type { PostgresDatabase } from "./database.ts";
 import { isMissingFunction, isOfConstraint, isRetryable, isStale, storeError } from "./errors.ts";
-import type { PostgresFunctions } from "./functions.ts";
 import {
   appendParameters,
   beginParameters,
@@ -19,21 +19,19 @@ import { begun, repliesTo } from "./replies.ts";
 import type { PostgresStatements } from "./statements.ts";
 
 /**
- * @param ready rejects when the tables are not those of this version; asks through the caller's own
- * transaction, because the pool may have no other connection left
- * @param functions the store's functions, where they are there
+ * @param database is asked through the caller's own transaction, because the pool may have no other
+ * connection left
  * @param connectionsMax how many connections there are for transactions and for handlers
  */
 export function transactionsOf(
   client: PostgresClient,
   sql: PostgresStatements & { readonly enqueue: string },
-  ready: (executor: SqlExecutor) => Promise<void>,
-  functions: { there(): PostgresFunctions | undefined; forget(): void },
+  database: Pick<PostgresDatabase, "checkOn" | "functions" | "forgetFunctions">,
   connectionsMax: number,
 ): StoreTransactions {
   /** What the caller may see as a conflict stays what it is, so that its own retry knows it. */
   async function ask(executor: SqlExecutor, statement: string, parameters: readonly SqlValue[]) {
-    await ready(executor);
+    await database.checkOn(executor);
     try {
       return await executor.query(statement, parameters);
     } catch (error) {
@@ -43,7 +41,7 @@ export function transactionsOf(
 
   function failureOf(error: unknown): unknown {
     if (isMissingFunction(error)) {
-      functions.forget();
+      database.forgetFunctions();
       return new FunctionGone(error);
     }
     return isRetryable(error) ? error : storeError(error);
@@ -56,8 +54,8 @@ export function transactionsOf(
     retentionMs: number,
   ): Promise<SettleAnswer> {
     const parameters = completeParameters(claim, result, retentionMs);
-    await ready(executor);
-    const statement = functions.there()?.calls.complete ?? sql.complete;
+    await database.checkOn(executor);
+    const statement = database.functions?.calls.complete ?? sql.complete;
     const { rows } = await ask(executor, statement, parameters);
     return { kind: rows.length > 0 ? "settled" : "stale" };
   }
@@ -74,9 +72,9 @@ export function transactionsOf(
     complete,
 
     async completeAndCommit(executor: TransactionExecutor, claim, result, retentionMs) {
-      await ready(executor);
+      await database.checkOn(executor);
       const literals = completeLiterals(claim, result, retentionMs);
-      const statement = literals && functions.there()?.completeOrFail(literals);
+      const statement = literals && database.functions?.completeOrFail(literals);
       if (statement === undefined || executor.commitWith === undefined) {
         return complete(executor, claim, result, retentionMs);
       }
