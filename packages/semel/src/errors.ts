@@ -161,8 +161,8 @@ export class RecordUnreadable extends SemelError<"record-unreadable"> {
 
 /** The key is empty, too long, malformed or repeated. */
 export class KeyInvalid extends SemelError<"key-invalid"> {
-  constructor(message: string) {
-    super("key-invalid", message);
+  constructor(message: string, options?: { cause?: unknown }) {
+    super("key-invalid", message, options);
   }
 }
 

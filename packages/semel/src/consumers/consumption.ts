@@ -46,7 +46,7 @@ export class Intake<Message, Transaction> implements Consumption {
   readonly #stop = new AbortController();
   #inFlight = 0;
   #changed: (() => void)[] = [];
-  #trouble: string | undefined;
+  #lastTrouble: string | undefined;
   closed: Promise<void> = Promise.resolve();
 
   /**
@@ -108,11 +108,32 @@ export class Intake<Message, Transaction> implements Consumption {
   }
 
   /** How many more messages may be in flight, once there is at least one; 0 when stopping. */
-  async room(): Promise<number> {
+  async #room(): Promise<number> {
     while (this.#inFlight >= this.#inbox.concurrency && !this.stopping.aborted) {
       await this.#change();
     }
     return this.stopping.aborted ? 0 : this.#inbox.concurrency - this.#inFlight;
+  }
+
+  /**
+   * Asks for messages while there is room for them, until consuming is stopped. When that fails it is
+   * done again, after a while.
+   *
+   * @param ask is told how many messages may come
+   * @param isOver whether the source has ended by what it failed with @default it never has
+   */
+  async poll(
+    ask: (room: number) => Promise<void>,
+    isOver: (error: unknown) => boolean = () => false,
+  ): Promise<void> {
+    for (let room = await this.#room(); room > 0; room = await this.#room()) {
+      try {
+        await ask(room);
+      } catch (error) {
+        if (isOver(error)) throw error;
+        await this.#trouble(error);
+      }
+    }
   }
 
   /** Waits, or until consuming is stopped. Never keeps the process alive. */
@@ -121,18 +142,18 @@ export class Intake<Message, Transaction> implements Consumption {
   }
 
   /** The source cannot be asked now: says so, and waits before it is asked again. */
-  async trouble(error: unknown): Promise<void> {
+  async #trouble(error: unknown): Promise<void> {
     // Closing a connection to stop consuming is no trouble.
     if (this.stopping.aborted) return;
     const { onTrouble } = this.#options;
     const message = messageOf(error);
     if (onTrouble) onTrouble(error);
-    else if (message !== this.#trouble) {
+    else if (message !== this.#lastTrouble) {
       process.emitWarning(`The inbox of "${this.#inbox.consumer}" gets no messages: ${message}`, {
         code: "SEMEL_NO_MESSAGES",
       });
     }
-    this.#trouble = message;
+    this.#lastTrouble = message;
     await this.pause(TROUBLE_MS);
   }
 
@@ -152,7 +173,8 @@ export class Intake<Message, Transaction> implements Consumption {
     named: Named,
     settling: Pick<Settling, "heartbeat" | "reject">,
   ): Promise<boolean> {
-    return this.#inFlightWhile(this.#deliveries.insist(message, named, settling, this.stopping));
+    const stopping = { signal: this.stopping };
+    return this.#inFlightWhile(this.#deliveries.insist(message, named, settling, stopping));
   }
 
   async #inFlightWhile(settled: Promise<boolean>): Promise<boolean> {

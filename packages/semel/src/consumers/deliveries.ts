@@ -3,7 +3,7 @@
 
 import type { Operation } from "../engine/attempt.ts";
 import type { Delivery, Inbox, InboxMessage } from "../engine/inbox/inbox.ts";
-import { InvalidOption } from "../errors.ts";
+import { InvalidOption, KeyInvalid } from "../errors.ts";
 import { Gathering } from "../gathering.ts";
 import { assertKnownOptions, assertMethods } from "../options.ts";
 
@@ -11,12 +11,13 @@ import { assertKnownOptions, assertMethods } from "../options.ts";
 export interface DeliveryOptions<Message> {
   /**
    * The message's id, where the adapter's own choice does not fit; `undefined` leaves it to the
-   * inbox's `withoutId`. @default the adapter's page says
+   * inbox's `withoutId`. A message for which it throws is a dead letter. @default the adapter's page says
    */
   id?: (message: Message) => string | undefined;
   /**
    * What the id stands for, where not all of the body does: the same id with another payload is a dead
-   * letter. `undefined` compares nothing. @default the body, byte by byte
+   * letter, and so is a message for which this throws. `undefined` compares nothing.
+   * @default the body, byte by byte
    */
   payload?: (message: Message) => unknown;
   /** Told what became of each delivery, for logs and metrics. */
@@ -90,9 +91,23 @@ export interface Named {
 const HANDLERS = ["handler", "transaction", "batch", "transactionBatch"] as const;
 const OPTIONS = ["id", "payload", "onDelivery"];
 /** When a dead letter could not be kept, or no redelivery can mend it. */
-export const RETRY_LATER_MS = 5_000;
+const RETRY_LATER_MS = 5_000;
 /** Brokers deliver at once what is given back without a delay: never spin. */
-export const RETRY_MS_MIN = 50;
+const RETRY_MS_MIN = 50;
+
+/** What messages are handled by. */
+interface Handling {
+  handlers?: readonly (typeof HANDLERS)[number][];
+  /** How many are handled together at most. @default the inbox's concurrency */
+  size?: number;
+}
+
+/** When a source takes back what it has delivered. */
+export interface Stopping {
+  signal: AbortSignal | undefined;
+  /** Whether it has taken it back by itself. */
+  isOver?: () => boolean;
+}
 
 /** Hands messages to an inbox, and tells the broker what became of them. */
 export class Deliveries<Message, Transaction> {
@@ -110,13 +125,14 @@ export class Deliveries<Message, Transaction> {
     options: DeliveryOptions<Message> & MessageHandler<Message, Transaction>,
     where: string,
     names: readonly string[] = [],
+    { handlers = HANDLERS, size = inbox?.concurrency }: Handling = {},
   ) {
-    assertDeliveryOptions(inbox, options, where, names);
+    assertDeliveryOptions(inbox, options, where, names, handlers);
     this.#inbox = inbox;
     this.#options = options;
     this.#gathering = new Gathering(
       (items) => this.#deliverTogether(items),
-      () => inbox.concurrency,
+      () => size,
     );
   }
 
@@ -157,37 +173,35 @@ export class Deliveries<Message, Transaction> {
    * For sources that deliver nothing again while they are connected: keeps the message, and delivers it
    * again here, until it is done with.
    *
-   * @returns `false` when `stopping` aborted before: the source will deliver it again
+   * @returns `false` when it was stopped before: the source will deliver it again
    */
   async insist(
     message: Message,
     named: Named,
     { heartbeat, reject }: Pick<Settling, "heartbeat" | "reject">,
-    stopping: AbortSignal | undefined,
+    { signal, isOver = () => false }: Stopping,
   ): Promise<boolean> {
     const stopBeating = beating(heartbeat);
     try {
       for (;;) {
-        if (stopping?.aborted) return false;
+        if (signal?.aborted || isOver()) return false;
         let delayMs = 0;
         const retry = (ms: number) => {
           delayMs = ms;
         };
         if (await this.settle(message, named, { ack: () => {}, retry, reject })) return true;
-        await paused(delayMs, stopping);
+        await paused(delayMs, signal);
       }
     } finally {
       stopBeating();
     }
   }
 
-  async #deliver(message: Message, { id, payload }: Named): Promise<Delivery> {
-    const { handler, transaction, id: idOf, payload: payloadOf } = this.#options;
+  async #deliver(message: Message, byAdapter: Named): Promise<Delivery> {
+    const { handler, transaction } = this.#options;
+    const named = namedBy(this.#options, message, byAdapter);
+    if (named instanceof KeyInvalid) return this.#inbox.unidentified(named);
     try {
-      const named: InboxMessage = {
-        id: idOf ? idOf(message) : id,
-        payload: payloadOf ? payloadOf(message) : payload,
-      };
       if (handler) {
         return await this.#inbox.deliver(named, (operation) => handler(message, operation));
       }
@@ -214,13 +228,34 @@ export class Deliveries<Message, Transaction> {
   }
 }
 
+/**
+ * A message as the options say that it is to be known. What they throw is about this message, and no
+ * redelivery would mend it.
+ */
+function namedBy<Message>(
+  { id: idOf, payload: payloadOf }: DeliveryOptions<Message>,
+  message: Message,
+  { id, payload }: Named,
+): InboxMessage | KeyInvalid {
+  try {
+    // `null` is what JSON says of what there is not.
+    const given: unknown = (idOf ? idOf(message) : id) ?? undefined;
+    if (given !== undefined && typeof given !== "string") {
+      return new KeyInvalid(`A message's id must be a string, got ${typeof given}`);
+    }
+    return { id: given, payload: payloadOf ? payloadOf(message) : payload };
+  } catch (cause) {
+    return new KeyInvalid(`The message could not be named: ${messageOf(cause)}`, { cause });
+  }
+}
+
 /** @throws {InvalidOption} */
-export function assertDeliveryOptions(
+function assertDeliveryOptions(
   inbox: unknown,
   options: Partial<Record<(typeof HANDLERS)[number], unknown>>,
   where: string,
   names: readonly string[],
-  handlers: readonly (typeof HANDLERS)[number][] = HANDLERS,
+  handlers: readonly (typeof HANDLERS)[number][],
 ): void {
   assertKnownOptions(options, [...handlers, ...OPTIONS, ...names], where);
   assertMethods(inbox, "inbox", ["deliver", "deliverTransaction"]);
@@ -232,7 +267,7 @@ export function assertDeliveryOptions(
 }
 
 /** Tells whoever wants to know. */
-export function reported<Message>(
+function reported<Message>(
   { onDelivery }: DeliveryOptions<Message>,
   report: DeliveryReport<Message>,
 ): void {

@@ -1,17 +1,8 @@
 // Kafka's `eachBatch`: many messages with one call of the handler, and their marks with one statement.
 
-import type { Delivery, Inbox } from "../engine/inbox/inbox.ts";
+import type { Inbox } from "../engine/inbox/inbox.ts";
 import { assertInteger, assertMethods } from "../options.ts";
-import {
-  assertDeliveryOptions,
-  type BatchHandler,
-  beating,
-  messageOf,
-  paused,
-  RETRY_LATER_MS,
-  RETRY_MS_MIN,
-  reported,
-} from "./deliveries.ts";
+import { type BatchHandler, beating, Deliveries } from "./deliveries.ts";
 import {
   HEARTBEAT_MS,
   type KafkaMessage,
@@ -40,12 +31,6 @@ export interface KafkaBatchOptions extends KafkaOptions<KafkaRecord> {
   size?: number;
 }
 
-interface Item {
-  id: string | undefined;
-  payload: unknown;
-  record: KafkaRecord;
-}
-
 /**
  * Makes the `eachBatch` of a consumer. Of what is handled together, messages that failed are handled
  * again, one by one, after the others: where their order matters, use {@link eachMessage}.
@@ -60,84 +45,36 @@ export function eachBatch<Transaction>(
   inbox: Inbox<Transaction>,
   options: KafkaBatchOptions & BatchHandler<KafkaRecord, Transaction>,
 ): (batch: KafkaBatch) => Promise<void> {
+  const { size = 500, signal, deadLetter } = options;
   const own = ["deadLetter", "signal", "size"];
-  assertDeliveryOptions(inbox, options, "eachBatch()", own, ["batch", "transactionBatch"]);
-  const { size = 500, signal, id: idOf, payload: payloadOf } = options;
+  const handlers = ["batch", "transactionBatch"] as const;
+  // Each batch has its own: those of other partitions neither wait for it nor fail with it.
+  const open = () => new Deliveries(inbox, options, "eachBatch()", own, { handlers, size });
+  // What is wrong about the options is told now, and not by the first batch.
+  open();
   assertInteger(size, "size", 1, 10_000);
   if (signal !== undefined) assertMethods(signal, "signal", ["addEventListener"]);
 
   return async (given) => {
     const { topic, partition, messages } = given.batch;
-    const items = messages.map((message): Item => {
+    const deliveries = open();
+    const isOver = () => !given.isRunning() || given.isStale();
+    const insist = (message: KafkaMessage) => {
       const record = { topic, partition, message };
-      const named = namedBy(record);
-      return {
-        id: idOf ? idOf(record) : named.id,
-        payload: payloadOf ? payloadOf(record) : named.payload,
-        record,
-      };
-    });
+      const reject = (reason: string) => deadLetter?.(record, reason);
+      return deliveries.insist(record, namedBy(record), { reject }, { signal, isOver });
+    };
     const stopBeating = beating({ everyMs: HEARTBEAT_MS, beat: () => given.heartbeat() });
     try {
-      for (let at = 0; at < items.length; at += size) {
-        const part = items.slice(at, at + size);
-        await insist(part, given);
-        given.resolveOffset(part.at(-1)!.record.message.offset);
+      for (let at = 0; at < messages.length; at += size) {
+        const part = messages.slice(at, at + size);
+        // Rather than let `kafkajs` pass what was not handled.
+        if ((await Promise.all(part.map(insist))).includes(false)) throw new Stopped();
+        given.resolveOffset(part.at(-1)!.offset);
         await given.commitOffsetsIfNecessary();
       }
     } finally {
       stopBeating();
     }
   };
-
-  /** Delivers again what is not done with. Throws rather than let `kafkajs` pass what was not handled. */
-  async function insist(items: readonly Item[], { isRunning, isStale }: KafkaBatch): Promise<void> {
-    for (let left = items; left.length > 0; ) {
-      if (!isRunning() || isStale() || signal?.aborted) throw new Stopped();
-      const deliveries = await deliver(left);
-      const delays = await Promise.all(
-        left.map(({ record }, index) => settle(record, deliveries[index]!)),
-      );
-      left = left.filter((_, index) => delays[index]! > 0);
-      if (left.length > 0) await paused(Math.max(...delays), signal);
-    }
-  }
-
-  async function deliver(items: readonly Item[]): Promise<Delivery[]> {
-    const { batch, transactionBatch } = options;
-    const recordsOf = (fresh: readonly Item[]) => fresh.map(({ record }) => record);
-    try {
-      return batch
-        ? await inbox.processBatch(items, (fresh) => batch(recordsOf(fresh)))
-        : await inbox.transactionBatch(items, (tx, fresh) =>
-            transactionBatch(tx, recordsOf(fresh)),
-          );
-    } catch (error) {
-      return items.map(() => ({ kind: "failed", attempt: 0, error, retryAfterMs: RETRY_LATER_MS }));
-    }
-  }
-
-  /** @returns after how many milliseconds it is to be delivered again; 0: it is done with */
-  async function settle(message: KafkaRecord, delivery: Delivery): Promise<number> {
-    let delayMs = 0;
-    let unsettled: unknown;
-    switch (delivery.kind) {
-      case "processed":
-      case "duplicate":
-        break;
-      case "busy":
-      case "failed":
-        delayMs = Math.max(RETRY_MS_MIN, delivery.retryAfterMs);
-        break;
-      default:
-        try {
-          await options.deadLetter?.(message, `${delivery.kind}: ${messageOf(delivery.error)}`);
-        } catch (error) {
-          unsettled = error;
-          delayMs = RETRY_LATER_MS;
-        }
-    }
-    reported(options, { message, delivery, ...(unsettled !== undefined && { unsettled }) });
-    return delayMs;
-  }
 }

@@ -55,7 +55,7 @@ export function eachMessage<Transaction>(
       heartbeat: { everyMs: HEARTBEAT_MS, beat: () => delivery.heartbeat() },
       reject: (reason: string) => deadLetter?.(delivery, reason),
     };
-    if (await deliveries.insist(delivery, namedBy(delivery), settling, signal)) return;
+    if (await deliveries.insist(delivery, namedBy(delivery), settling, { signal })) return;
     throw new Stopped();
   };
 }

@@ -7,45 +7,12 @@ import { assertMethods, assertOneOf } from "../options.ts";
 import { ID_NAME } from "../producers/effect.ts";
 import { type ConsumeOptions, type Consumption, endOf, Intake } from "./consumption.ts";
 import type { MessageHandler } from "./deliveries.ts";
+import { type MqttConsumer, type MqttMessage, sessionMs } from "./mqtt-client.ts";
 
 export { type MqttPublisher, type MqttPublishOptions, publishMqtt } from "../producers/mqtt.ts";
 export type { ConsumeOptions, Consumption } from "./consumption.ts";
 export type { BatchHandler, DeliveryReport, MessageHandler } from "./deliveries.ts";
-
-/** An `IPublishPacket` of `mqtt`. */
-export interface MqttPacket {
-  qos: 0 | 1 | 2;
-  retain: boolean;
-  topic: string;
-  payload: string | Buffer;
-  properties?: { userProperties?: Record<string, string | string[]> };
-}
-
-export interface MqttMessage {
-  readonly topic: string;
-  readonly payload: Buffer;
-  readonly packet: MqttPacket;
-}
-
-/** `connect()` of `mqtt`, for this consumer alone. */
-export interface MqttConsumer {
-  readonly connected: boolean;
-  readonly reconnecting: boolean;
-  /** In seconds. */
-  readonly keepalive: number;
-  readonly options: {
-    customHandleAcks?(topic: string, payload: Buffer, packet: MqttPacket, done: Done): void;
-  };
-  handleMessage(packet: MqttPacket, done: () => void): void;
-  subscribeAsync(topic: string, options: { qos: 1 | 2 }): Promise<unknown>;
-  sendPing(): void;
-  reschedulePing(force: boolean): void;
-  on(event: "close", listener: () => void): unknown;
-  once(event: "connect", listener: () => void): unknown;
-  removeListener(event: "connect", listener: () => void): unknown;
-}
-
-type Done = (error: Error | number, reasonCode?: number) => void;
+export type { MqttConsumer, MqttMessage, MqttPacket } from "./mqtt-client.ts";
 
 export interface MqttOptions extends ConsumeOptions<MqttMessage> {
   /** @default 1 */
@@ -88,6 +55,7 @@ export function consumeMqtt<Transaction>(
       "`client` is connected, and may have acknowledged messages that nobody handled: call consumeMqtt() right after connect()",
     );
   }
+  inbox.expectRedelivery(sessionMs(client), "the MQTT session");
   let connections = 0;
   // Before the acknowledgement, of QoS 2 too: `mqtt` keeps what it has received in memory only.
   client.options.customHandleAcks = (topic, payload, packet, done) =>

@@ -72,25 +72,22 @@ export function consumeJetStream<Message extends JetStreamMessage, Transaction>(
     const { ack_wait = ACK_WAIT_DEFAULT, max_deliver = -1 } = (await consumer.info(true)).config;
     const ackWaitMs = ack_wait / NANOSECONDS;
     if (max_deliver > 0) inbox.expectRedelivery(ackWaitMs * max_deliver, "the JetStream consumer");
-    for (let room = await intake.room(); room > 0; room = await intake.room()) {
-      try {
-        // No more than can be handled: what waits in a buffer has its time to be acknowledged run out.
-        const batch = await consumer.fetch({ max_messages: room, expires: PULL_MS });
-        const stop = () => batch.stop();
-        if (intake.stopping.aborted) stop();
-        intake.stopping.addEventListener("abort", stop, { once: true });
-        try {
-          for await (const message of batch) receive(message, ackWaitMs / 3);
-        } finally {
-          intake.stopping.removeEventListener("abort", stop);
-        }
-      } catch (error) {
-        // The client connects again by itself, until it is closed.
-        if (isClosed(error)) throw error;
-        await intake.trouble(error);
-      }
-    }
+    // The client connects again by itself, until it is closed.
+    await intake.poll((room) => pull(room, ackWaitMs / 3), isClosed);
   });
+
+  async function pull(room: number, beatMs: number): Promise<void> {
+    // No more than can be handled: what waits in a buffer has its time to be acknowledged run out.
+    const batch = await consumer.fetch({ max_messages: room, expires: PULL_MS });
+    const stop = () => batch.stop();
+    if (intake.stopping.aborted) stop();
+    intake.stopping.addEventListener("abort", stop, { once: true });
+    try {
+      for await (const message of batch) receive(message, beatMs);
+    } finally {
+      intake.stopping.removeEventListener("abort", stop);
+    }
+  }
 
   function receive(message: Message, everyMs: number): void {
     const { stream, streamSequence } = message.info;

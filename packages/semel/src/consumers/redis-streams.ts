@@ -79,22 +79,19 @@ export function consumeStream<Transaction>(
   let cursor = "0-0";
   let claimAt = 0;
 
-  return intake.start(async () => {
-    let isReady = false;
-    for (let room = await intake.room(); room > 0; room = await intake.room()) {
-      try {
-        if (!isReady) await createGroup(send, stream, group);
-        isReady = true;
-        for (const entry of await next(room)) receive(entry);
-      } catch (error) {
-        // The clients connect again by themselves, until they are closed.
-        const isOver = isClosed(client) || isClosed(blocking) || error instanceof InvalidOption;
-        if (isOver) throw error;
-        isReady = false;
-        await intake.trouble(error);
-      }
-    }
-  });
+  let hasGroup = false;
+  // The clients connect again by themselves, until they are closed.
+  const isOver = (error: unknown) =>
+    isClosed(client) || isClosed(blocking) || error instanceof InvalidOption;
+  return intake.start(() => intake.poll(take, isOver));
+
+  async function take(room: number): Promise<void> {
+    if (!hasGroup) await createGroup(send, stream, group);
+    // Whatever fails now, the server may have lost the group.
+    hasGroup = false;
+    for (const entry of await next(room)) receive(entry);
+    hasGroup = true;
+  }
 
   /** Stale deliveries when it is time to look for them, otherwise new ones. */
   async function next(count: number): Promise<Entry[]> {

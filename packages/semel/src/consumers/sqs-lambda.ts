@@ -4,6 +4,7 @@
 import type { Inbox } from "../engine/inbox/inbox.ts";
 import { ID_NAME } from "../producers/effect.ts";
 import { Deliveries, type DeliveryOptions, type MessageHandler, type Named } from "./deliveries.ts";
+import { Groups } from "./groups.ts";
 
 /** An `SQSRecord` of `@types/aws-lambda`. */
 export interface SqsRecord {
@@ -49,14 +50,11 @@ export function sqsHandler<Record extends SqsRecord, Transaction>(
     "deadLetter",
   ]);
   return async ({ Records }) => {
-    const last = new Map<string, Promise<boolean>>();
+    const groups = new Groups();
     const done = Records.map((record) => {
       const isFifo = record.eventSourceARN.endsWith(".fifo");
       const group = isFifo ? record.attributes.MessageGroupId : undefined;
-      const after = group === undefined ? undefined : last.get(group);
-      const settled = settle(record, after);
-      if (group !== undefined) last.set(group, settled);
-      return settled;
+      return groups.begin(group, (after) => settle(record, after));
     });
     const isDone = await Promise.all(done);
     const failed = Records.filter((_, index) => !isDone[index]);

@@ -5,47 +5,25 @@
 import { type Duration, durationMs } from "../duration.ts";
 import type { Inbox } from "../engine/inbox/inbox.ts";
 import { InvalidOption } from "../errors.ts";
-import { Gathering } from "../gathering.ts";
 import { assertInteger, assertMethods } from "../options.ts";
 import { ID_NAME } from "../producers/effect.ts";
-import { failuresOf, SQS_BATCH_MAX, type SqsFailure } from "../producers/sqs.ts";
+import { SQS_BATCH_MAX } from "../producers/sqs.ts";
 import { type ConsumeOptions, type Consumption, Intake } from "./consumption.ts";
 import type { MessageHandler, Settling } from "./deliveries.ts";
+import { Groups } from "./groups.ts";
+import {
+  deleter,
+  keptMs,
+  type SqsClient,
+  type SqsMessage,
+  VISIBILITY_MAX_SECONDS,
+} from "./sqs-client.ts";
 
 export { publishSqs, type SqsPublishOptions, type SqsSender } from "../producers/sqs.ts";
 export type { ConsumeOptions, Consumption } from "./consumption.ts";
 export type { BatchHandler, DeliveryReport, MessageHandler } from "./deliveries.ts";
+export type { SqsClient, SqsMessage } from "./sqs-client.ts";
 export { type SqsBatchResponse, type SqsRecord, sqsHandler } from "./sqs-lambda.ts";
-
-/** A `Message` of `@aws-sdk/client-sqs`. */
-export interface SqsMessage {
-  MessageId?: string | undefined;
-  ReceiptHandle?: string | undefined;
-  Body?: string | undefined;
-  Attributes?: Partial<Record<string, string>> | undefined;
-  MessageAttributes?: Record<string, { StringValue?: string | undefined }> | undefined;
-}
-
-/** `new SQS({})` of `@aws-sdk/client-sqs`. */
-export interface SqsClient {
-  receiveMessage(input: {
-    QueueUrl: string;
-    MaxNumberOfMessages: number;
-    WaitTimeSeconds: number;
-    VisibilityTimeout: number;
-    MessageAttributeNames: string[];
-    MessageSystemAttributeNames: "All"[];
-  }): Promise<{ Messages?: SqsMessage[] | undefined }>;
-  deleteMessageBatch(input: {
-    QueueUrl: string;
-    Entries: { Id: string; ReceiptHandle: string }[];
-  }): Promise<{ Failed?: SqsFailure[] | undefined }>;
-  changeMessageVisibility(input: {
-    QueueUrl: string;
-    ReceiptHandle: string;
-    VisibilityTimeout: number;
-  }): Promise<unknown>;
-}
 
 export interface SqsOptions extends ConsumeOptions<SqsMessage> {
   /**
@@ -61,9 +39,6 @@ export interface SqsOptions extends ConsumeOptions<SqsMessage> {
    */
   deadLetter?: (message: SqsMessage, reason: string) => unknown;
 }
-
-/** SQS hides no message for longer than 12 hours. */
-const VISIBILITY_MAX = 43_200;
 
 /**
  * Consumes a queue of SQS through an inbox.
@@ -93,59 +68,39 @@ export function consumeSqs<Transaction>(
   ]);
   if (typeof queueUrl !== "string") throw new InvalidOption("`queueUrl` must be a string");
   const { visibilityTimeout = "30s", waitTime = "5s", deadLetter } = options;
-  const visibility = secondsOf(visibilityTimeout, "visibilityTimeout", VISIBILITY_MAX);
+  const visibility = secondsOf(visibilityTimeout, "visibilityTimeout", VISIBILITY_MAX_SECONDS);
   const wait = secondsOf(waitTime, "waitTime", 20);
   const isFifo = queueUrl.endsWith(".fifo");
-
-  const deleting = new Gathering(
-    async (receipts: readonly string[]) => {
-      const Entries = receipts.map((ReceiptHandle, index) => ({
-        Id: String(index),
-        ReceiptHandle,
-      }));
-      const { Failed = [] } = await client.deleteMessageBatch({ QueueUrl: queueUrl, Entries });
-      return failuresOf(receipts, Failed);
-    },
-    () => SQS_BATCH_MAX,
-    4,
-  );
+  const forget = deleter(client, queueUrl);
 
   return intake.start(async () => {
-    for (let room = await intake.room(); room > 0; room = await intake.room()) {
-      try {
-        const { Messages = [] } = await client.receiveMessage({
-          QueueUrl: queueUrl,
-          MaxNumberOfMessages: Math.min(room, SQS_BATCH_MAX),
-          WaitTimeSeconds: wait,
-          VisibilityTimeout: visibility,
-          MessageAttributeNames: ["All"],
-          MessageSystemAttributeNames: ["All"],
-        });
-        receive(Messages);
-      } catch (error) {
-        await intake.trouble(error);
-      }
-    }
+    inbox.expectRedelivery(await keptMs(client, queueUrl), "the queue");
+    await intake.poll(async (room) => {
+      const { Messages = [] } = await client.receiveMessage({
+        QueueUrl: queueUrl,
+        MaxNumberOfMessages: Math.min(room, SQS_BATCH_MAX),
+        WaitTimeSeconds: wait,
+        VisibilityTimeout: visibility,
+        MessageAttributeNames: ["All"],
+        MessageSystemAttributeNames: ["All"],
+      });
+      receive(Messages);
+    });
   });
 
   function receive(messages: readonly SqsMessage[]): void {
-    const last = new Map<string, Promise<boolean>>();
+    const groups = new Groups();
     // What a poll brings after consuming was stopped is given back, unhandled.
     const before = intake.stopping.aborted ? Promise.resolve(false) : undefined;
     for (const message of messages) {
       // Standard queues have groups as well, for fairness, and know no order.
       const group = isFifo ? message.Attributes?.["MessageGroupId"] : undefined;
-      const after = group === undefined ? before : (last.get(group) ?? before);
       const id = message.MessageAttributes?.[ID_NAME]?.StringValue || message.MessageId;
       const named = { id, payload: message.Body };
-      const done = intake.receive(message, named, settlingOf(message), after);
-      if (group !== undefined) last.set(group, done);
+      void groups.begin(group, (after = before) =>
+        intake.receive(message, named, settlingOf(message), after),
+      );
     }
-  }
-
-  async function forget({ ReceiptHandle }: SqsMessage): Promise<void> {
-    const failure = await deleting.ask(ReceiptHandle!);
-    if (failure) throw failure;
   }
 
   function settlingOf(message: SqsMessage): Settling {
@@ -155,7 +110,7 @@ export function consumeSqs<Transaction>(
     return {
       heartbeat: { everyMs: (visibility * 1_000) / 3, beat: () => hide(visibility) },
       ack: () => forget(message),
-      retry: (delayMs) => hide(Math.min(Math.ceil(delayMs / 1_000), VISIBILITY_MAX)),
+      retry: (delayMs) => hide(Math.min(Math.ceil(delayMs / 1_000), VISIBILITY_MAX_SECONDS)),
       async reject(reason) {
         // Once it is visible again, the redrive policy counts it.
         if (deadLetter === undefined) return;

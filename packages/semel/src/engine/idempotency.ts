@@ -364,15 +364,14 @@ export class Idempotency<Transaction = unknown> {
     executor: SqlExecutor,
     scope: string,
     options: OperationOptions,
-    operations: readonly { key: string; payload: unknown }[],
+    operations: readonly { key: string; fingerprint: string }[],
     work: MarkedWork,
   ): Promise<void> {
     this.#sweeper.start();
     assertMethods(executor, "executor", ["query"]);
     const policy = this.policy({ ...options, ...RERUN });
-    const fingerprintOf = fingerprinter(undefined);
-    const requests = operations.map(({ key, payload }) =>
-      this.request({ key, scope, policy, fingerprint: fingerprintOf(payload) }),
+    const requests = operations.map(({ key, fingerprint }) =>
+      this.request({ key, scope, policy, fingerprint }),
     );
     await this.#transactions.markTogether(executor, requests, work);
   }

@@ -44,6 +44,11 @@ export function quoted(dialect: SqlExecutor["dialect"], name: unknown): string {
   if (name.includes("\0") || !name.isWellFormed()) {
     throw new InvalidOption(`The name ${shown(name)} holds a character that no name in SQL can`);
   }
+  if (dialect === "postgres" && Buffer.byteLength(name) > POSTGRES_NAME_BYTES_MAX) {
+    throw new InvalidOption(
+      `The name ${shown(name)} is longer than ${POSTGRES_NAME_BYTES_MAX} bytes, and Postgres cuts off the rest: it would be another name`,
+    );
+  }
   if (dialect !== "mysql") return `"${name.replaceAll('"', '""')}"`;
   if (name.includes("?")) {
     throw new InvalidOption(
@@ -53,19 +58,54 @@ export function quoted(dialect: SqlExecutor["dialect"], name: unknown): string {
   return `\`${name.replaceAll("`", "``")}\``;
 }
 
+const POSTGRES_NAME_BYTES_MAX = 63;
+
 /**
- * Refuses what is no value of SQL: some clients write objects and arrays into statements.
+ * Refuses what is no value of SQL (some clients write objects and arrays into statements), and what
+ * reaches the database as another value: MySQL's client and SQLite write NULL for what is no date or no
+ * number, and a NULL in a key never conflicts.
  *
  * @throws {InvalidOption} that names the column
  */
 export function assertValue(column: string, value: unknown): asserts value is SqlValue {
-  if (value === null || value instanceof Uint8Array || value instanceof Date) return;
-  if (["string", "number", "bigint", "boolean"].includes(typeof value)) return;
-  const remedy =
-    value === undefined
-      ? "leave the column out, or write null"
-      : "write objects and arrays as text, for example with JSON.stringify()";
-  throw new InvalidOption(
-    `The value of ${shown(column)} is ${shown(value)}, and no string, number, bigint, boolean, Date, Uint8Array or null; ${remedy}`,
-  );
+  const mistake = mistakeOf(value);
+  if (mistake) throw new InvalidOption(`The value of ${shown(column)} is ${mistake}`);
+}
+
+function mistakeOf(value: unknown): string | undefined {
+  switch (typeof value) {
+    case "bigint":
+    case "boolean":
+      return undefined;
+    case "number":
+      return Number.isNaN(value) ? "NaN; write null" : undefined;
+    case "string":
+      return value.isWellFormed()
+        ? undefined
+        : "text with half of a surrogate pair, which clients write as another character";
+    case "undefined":
+      return "undefined; leave the column out, or write null";
+    default:
+      if (value === null || value instanceof Uint8Array) return undefined;
+      if (!(value instanceof Date)) {
+        return `${shown(value)}, and no string, number, bigint, boolean, Date, Uint8Array or null; write objects and arrays as text, for example with JSON.stringify()`;
+      }
+      return Number.isNaN(value.getTime()) ? "an invalid Date" : undefined;
+  }
+}
+
+/**
+ * Refuses what is not columns with their values.
+ *
+ * @param option what it is called, for the message
+ * @throws {InvalidOption}
+ */
+export function assertValues(
+  option: string,
+  values: unknown,
+): asserts values is Readonly<Record<string, SqlValue>> {
+  if (typeof values !== "object" || values === null) {
+    throw new InvalidOption(`${option} must be columns with their values, got ${shown(values)}`);
+  }
+  for (const [column, value] of Object.entries(values)) assertValue(column, value);
 }

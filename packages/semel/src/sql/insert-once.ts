@@ -4,7 +4,7 @@
 import { InvalidOption, SemelError, StoreUnavailable } from "../errors.ts";
 import { assertKnownOptions, shown } from "../options.ts";
 import type { SqlExecutor, SqlValue } from "../store.ts";
-import { assertValue, quotedTable, type TableName } from "./identifiers.ts";
+import { assertValues, quotedTable, type TableName } from "./identifiers.ts";
 import { compareText, identityOf, Parameters, run, type Target, type Values } from "./statement.ts";
 
 /** The columns of a row that are written, each with its value. */
@@ -155,6 +155,7 @@ interface Plan extends Target {
 /** A row that was found, and which of the compared columns differ from what was given. */
 interface Found {
   row: Record<string, unknown>;
+  identity: string;
   differing: readonly string[];
 }
 
@@ -198,13 +199,13 @@ function itemOf(
   key: readonly string[],
   doing: string,
 ): Item {
+  assertValues(`${doing}: row ${index}`, values);
   const given = Object.keys(values);
   if (given.length !== columns.length || given.some((column) => !columns.includes(column))) {
     throw new InvalidOption(
       `${doing}: row ${index} has other columns than row 0 (${given.join(", ")} instead of ${columns.join(", ")})`,
     );
   }
-  for (const [column, value] of Object.entries(values)) assertValue(column, value);
   return { index, values, key: keyOf(values, key, doing) };
 }
 
@@ -245,17 +246,17 @@ async function insertOrSkip(plan: Plan, items: readonly Item[]): Promise<Outcome
     const parameters = new Parameters(plan.executor.dialect);
     const target = plan.key.map((column) => parameters.quoted(column)).join(", ");
     const insertion = insertionOf(plan, pending, parameters);
-    const sql = `${insertion} ON CONFLICT (${target}) DO NOTHING RETURNING *`;
+    const sql = `${insertion} ON CONFLICT (${target}) DO NOTHING RETURNING *${identityToo(plan, parameters)}`;
     const { rows } = await run(plan, sql, parameters);
-    if (items.length === 1 && rows[0]) return [{ row: rows[0], inserted: true }];
-    const fresh = new Set(rows.map((row) => storedIdentity(plan, row)));
+    const inserted = rows.map(withoutIdentity);
+    if (items.length === 1 && inserted[0]) return [{ row: inserted[0].row, inserted: true }];
+    const fresh = new Set(inserted.map(({ identity }) => identity));
     const found = await find(plan, pending);
     for (const item of pending) {
       const there = found.get(item);
       if (there === undefined) continue;
       // Of items with one key the first is the one that was inserted.
-      const inserted = fresh.delete(storedIdentity(plan, there.row));
-      outcomes.set(item, outcomeOf(plan, item, there, inserted));
+      outcomes.set(item, outcomeOf(plan, item, there, fresh.delete(there.identity)));
     }
     pending = pending.filter((item) => !outcomes.has(item));
   }
@@ -340,6 +341,26 @@ function insertionOf(plan: Plan, items: readonly Item[], parameters: Parameters)
 /** Names that no table has, for what a statement adds to its columns. */
 const ITEM = "semel item";
 const SAME = "semel same ";
+const IDENTITY = "semel identity";
+
+/**
+ * The stored key as one text, under a name of its own: the names of columns come back as the table or the
+ * client writes them, and clients round numbers and times. MySQL returns nothing that it would be for.
+ */
+function identityToo({ executor, key }: Plan, parameters: Parameters, alias = ""): string {
+  const { dialect } = executor;
+  if (dialect === "mysql") return "";
+  const texts = key.map((column) => {
+    const name = `${alias}${parameters.quoted(column)}`;
+    // Framed by quotes, so that no two keys are written alike.
+    return dialect === "postgres" ? `quote_literal(CAST(${name} AS text))` : `quote(${name})`;
+  });
+  return `, ${texts.join(" || ',' || ")} AS ${parameters.quoted(IDENTITY)}`;
+}
+
+function withoutIdentity({ [IDENTITY]: identity, ...row }: Record<string, unknown>) {
+  return { row, identity: String(identity) };
+}
 
 /**
  * Reads the rows of many keys with one statement. The database says which row belongs to which item,
@@ -354,14 +375,15 @@ async function find(plan: Plan, items: readonly Item[], lock = ""): Promise<Map<
       (column, n) =>
         `, ${isSame(plan, parameters, column, item.values[column]!)} AS ${parameters.quoted(`${SAME}${n}`)}`,
     );
-    const item_ = `${position} AS ${parameters.quoted(ITEM)}`;
-    return `SELECT t.*, ${item_}${same.join("")} FROM ${plan.table} AS t WHERE ${parameters.isKey(item.key, "t.")}`;
+    const also = `, ${position} AS ${parameters.quoted(ITEM)}${identityToo(plan, parameters, "t.")}`;
+    return `SELECT t.*${also}${same.join("")} FROM ${plan.table} AS t WHERE ${parameters.isKey(item.key, "t.")}`;
   });
   const { rows } = await run(plan, `${selections.join(" UNION ALL ")}${lock}`, parameters);
-  for (const { [ITEM]: position, ...row } of rows) {
+  for (const { [ITEM]: position, ...rest } of rows) {
+    const { row, identity } = withoutIdentity(rest);
     const differing = plan.compared.filter((_, n) => !isTrue(row[`${SAME}${n}`]));
     for (let n = 0; n < plan.compared.length; n++) delete row[`${SAME}${n}`];
-    found.set(items[Number(position)]!, { row, differing });
+    found.set(items[Number(position)]!, { row, identity, differing });
   }
   return found;
 }
@@ -383,10 +405,6 @@ function isSame(plan: Plan, parameters: Parameters, column: string, value: SqlVa
 /** The databases' and clients' ways to say true. */
 function isTrue(value: unknown): boolean {
   return value === true || Number(value) === 1;
-}
-
-function storedIdentity({ key }: Plan, row: Readonly<Record<string, unknown>>): string {
-  return identityOf(key.map((column) => row[column]));
 }
 
 function outcomeOf(plan: Plan, item: Item, { row, differing }: Found, inserted: boolean): Outcome {

@@ -87,15 +87,17 @@ function addContext(error: Error, doing: string): void {
  * Reads the row of a key.
  *
  * @param lock at the end of the statement, where the dialect needs one to see the newest state
+ * @param also what is selected besides the row's columns
  */
 export async function readRow(
   target: Target,
   key: Values,
   lock = "",
+  also = "",
 ): Promise<Record<string, unknown> | undefined> {
   const parameters = new Parameters(target.executor.dialect);
   const condition = parameters.isKey(key);
-  const sql = `SELECT * FROM ${target.table} WHERE ${condition}${lock}`;
+  const sql = `SELECT *${also} FROM ${target.table} WHERE ${condition}${lock}`;
   const { rows } = await run(target, sql, parameters);
   return rows[0];
 }

@@ -6,7 +6,7 @@ import { InvalidOption } from "../errors.ts";
 import { assertInteger, assertKnownOptions, shown } from "../options.ts";
 import { backoffMs, pause } from "../retry.ts";
 import type { SqlExecutor, SqlValue } from "../store.ts";
-import { assertValue, quotedTable, type TableName } from "./identifiers.ts";
+import { assertValues, quoted, quotedTable, type TableName } from "./identifiers.ts";
 import { keyOf, type RowValues } from "./insert-once.ts";
 import {
   compareText,
@@ -174,13 +174,11 @@ async function compareAndSet<Row>(
   const target = targetOf(executor, table, call);
   const named = checkedKey(target, key as Values);
   const changes = checkedChanges(target, set as Values, named, version);
-  const row = await setIfCurrent(target, named, version, checkedVersion(target, expected), changes);
-  if (row !== undefined) {
-    return { kind: "updated", row: row as Row, version: row[version] as Version };
-  }
-  const current = await readCurrent(target, named);
-  if (current === undefined) return { kind: "absent" };
-  return { kind: "conflict", row: current as Row, version: current[version] as Version };
+  const from = checkedVersion(target, expected);
+  const written = await setIfCurrent<Row>(target, named, version, from, changes);
+  if (written) return { kind: "updated", ...written };
+  const current = await readCurrent<Row>(target, named, version);
+  return current ? { kind: "conflict", ...current } : { kind: "absent" };
 }
 
 async function computeAndSet<Row>(
@@ -190,38 +188,60 @@ async function computeAndSet<Row>(
   assertInteger(attemptsMax, "attemptsMax", 1, 1_000_000);
   const target = targetOf(executor, table, "updateVersion()");
   const named = checkedKey(target, key as Values);
-  let current = await readRow(target, named);
+  let current = await read<Row>(target, named, version);
   for (let attempts = 1; current !== undefined; attempts++) {
     signal?.throwIfAborted();
-    const expected = checkedVersion(target, current[version]);
-    const computed = await set(current as Row);
-    if (computed === undefined) {
-      return { kind: "unchanged", row: current as Row, version: expected };
-    }
+    const expected = checkedVersion(target, current.version);
+    const computed = await set(current.row);
+    if (computed === undefined) return { kind: "unchanged", ...current };
     const changes = checkedChanges(target, computed as Values, named, version);
-    const row = await setIfCurrent(target, named, version, expected, changes);
-    if (row !== undefined) {
-      return { kind: "updated", row: row as Row, version: row[version] as Version };
-    }
+    const written = await setIfCurrent<Row>(target, named, version, expected, changes);
+    if (written) return { kind: "updated", ...written };
     if (attempts < attemptsMax) {
       await pause(systemClock, backoffMs(BACKOFF, attempts - 1, Math.random), signal);
     }
-    current = await readCurrent(target, named);
-    if (attempts >= attemptsMax && current !== undefined) {
-      return { kind: "conflict", row: current as Row, version: current[version] as Version };
-    }
+    current = await readCurrent<Row>(target, named, version);
+    if (attempts >= attemptsMax && current) return { kind: "conflict", ...current };
   }
   return { kind: "absent" };
 }
 
+/** A row, and its version: that may have another name in the row, as the table or the client writes it. */
+interface Versioned<Row> {
+  row: Row;
+  version: Version;
+}
+
+/** A name that no table has, for the version that a statement adds to the row's columns. */
+const VERSION = "semel version";
+
+function versionToo(dialect: SqlExecutor["dialect"], version: string): string {
+  return `, ${quoted(dialect, version)} AS ${quoted(dialect, VERSION)}`;
+}
+
+function versioned<Row>({ [VERSION]: version, ...row }: Record<string, unknown>): Versioned<Row> {
+  return { row: row as Row, version: version as Version };
+}
+
+async function read<Row>(
+  target: Target,
+  key: Values,
+  version: string,
+  lock = "",
+): Promise<Versioned<Row> | undefined> {
+  const also = versionToo(target.executor.dialect, version);
+  const row = await readRow(target, key, lock, also);
+  return row && versioned(row);
+}
+
 /** The one statement that compares and sets; nothing when there was nothing to set. */
-async function setIfCurrent(
+async function setIfCurrent<Row>(
   target: Target,
   key: Values,
   version: string,
   expected: Version,
   set: Values,
-): Promise<Record<string, unknown> | undefined> {
+): Promise<Versioned<Row> | undefined> {
   const { dialect } = target.executor;
   const parameters = new Parameters(dialect);
   const column = parameters.quoted(version);
@@ -231,7 +251,7 @@ async function setIfCurrent(
   const isKey = parameters.isKey(key);
   const stored = dialect === "postgres" && expected instanceof Date ? truncated(column) : column;
   const isCurrent = `${stored} = ${parameters.compared(expected)}`;
-  const returning = dialect === "mysql" ? "" : " RETURNING *";
+  const returning = dialect === "mysql" ? "" : ` RETURNING *${versionToo(dialect, version)}`;
   const sql = `UPDATE ${target.table} SET ${assignments.join(", ")} WHERE ${isKey} AND ${isCurrent}${returning}`;
   const { rows, changes } = await run(target, sql, parameters);
   if (changes === 0) return undefined;
@@ -240,7 +260,8 @@ async function setIfCurrent(
       `${target.doing}: the key (${Object.keys(key).join(", ")}) names ${changes} rows, and all were changed; roll back, and use columns with a unique index`,
     );
   }
-  const row = dialect === "mysql" ? await readRow(target, key) : rows[0];
+  const row =
+    dialect === "mysql" ? await read<Row>(target, key, version) : versioned<Row>(rows[0]!);
   return checkedRow(target, row, version, expected);
 }
 
@@ -248,24 +269,23 @@ async function setIfCurrent(
  * What was written, unless that is not what was read back: then another was faster than the second
  * statement, as happens outside of transactions, and nobody may be given its version for ours.
  */
-function checkedRow(
+function checkedRow<Row>(
   { executor: { dialect }, doing }: Target,
-  row: Record<string, unknown> | undefined,
+  written: Versioned<Row> | undefined,
   version: string,
   expected: Version,
-): Record<string, unknown> {
-  const stored = row?.[version] as Version;
-  if (row === undefined || (dialect === "mysql" && !isNext(stored, expected))) {
+): Versioned<Row> {
+  if (written === undefined || (dialect === "mysql" && !isNext(written.version, expected))) {
     throw new InvalidOption(
       `${doing}: the row was updated, and changed by another before it was read back; on MySQL the executor has to be on an open transaction`,
     );
   }
-  if (!isCounter(expected) && identityOf([stored]) === identityOf([expected])) {
+  if (!isCounter(expected) && identityOf([written.version]) === identityOf([expected])) {
     throw new InvalidOption(
       `${doing}: the version column ${shown(version)} cannot tell this update from the one before; roll back, and give it a precision of milliseconds`,
     );
   }
-  return row;
+  return written;
 }
 
 /** Of times it cannot be known. */
@@ -274,8 +294,12 @@ function isNext(stored: Version, expected: Version): boolean {
 }
 
 /** A locking read on MySQL: a transaction's snapshot may be older than what refused the update. */
-function readCurrent(target: Target, key: Values): Promise<Record<string, unknown> | undefined> {
-  return readRow(target, key, target.executor.dialect === "mysql" ? " FOR UPDATE" : "");
+function readCurrent<Row>(
+  target: Target,
+  key: Values,
+  version: string,
+): Promise<Versioned<Row> | undefined> {
+  return read(target, key, version, target.executor.dialect === "mysql" ? " FOR UPDATE" : "");
 }
 
 function isCounter(version: Version): boolean {
@@ -302,15 +326,13 @@ function targetOf(executor: SqlExecutor, table: TableName, call: string): Target
 }
 
 function checkedKey({ doing }: Target, key: Values): Values {
-  for (const [column, value] of Object.entries(key ?? {})) {
-    if (value !== undefined) assertValue(column, value);
-  }
-  return keyOf(key ?? {}, Object.keys(key ?? {}), doing);
+  assertValues(`${doing}: \`key\``, key);
+  return keyOf(key, Object.keys(key), doing);
 }
 
 function checkedChanges({ doing }: Target, set: Values, key: Values, version: string): Values {
-  for (const [column, value] of Object.entries(set)) {
-    assertValue(column, value);
+  assertValues(`${doing}: \`set\``, set);
+  for (const column of Object.keys(set)) {
     if (column === version || Object.hasOwn(key, column)) {
       const what = column === version ? "version" : "key";
       throw new InvalidOption(`${doing}: \`set\` has the ${what} column ${shown(column)}`);

@@ -3,7 +3,7 @@
 import { InvalidOption, StoreUnavailable } from "../errors.ts";
 import { assertKnownOptions, shown } from "../options.ts";
 import type { SqlExecutor } from "../store.ts";
-import { quotedTable } from "./identifiers.ts";
+import { assertValues, quotedTable } from "./identifiers.ts";
 import {
   type InsertOnceOptions,
   insertOnce,
@@ -143,6 +143,8 @@ function planOf<Row>(
 ): Plan {
   const name = quotedTable(executor.dialect, table);
   const doing = `${call} into ${name}`;
+  // Before anything is read: what a client writes into a statement must not get into a condition.
+  for (const [index, row] of rows.entries()) assertValues(`${doing}: row ${index}`, row);
   const columns = Object.keys(rows[0] ?? {});
   const isOfKey = (column: string) => (key as readonly string[]).includes(column);
   const updated = new Set<string>(chosen ?? columns.filter((column) => !isOfKey(column)));

@@ -1,6 +1,6 @@
 // Options of a webhook endpoint, checked once when it is set up.
 
-import type { Duration } from "../duration.ts";
+import { type Duration, durationMs } from "../duration.ts";
 import type { Idempotency } from "../engine/idempotency.ts";
 import { OPERATION_OPTIONS, type OperationOptions } from "../engine/policy.ts";
 import { InvalidOption } from "../errors.ts";
@@ -102,6 +102,7 @@ function retained(
 ): Pick<WebhookOptions, "retention"> {
   const horizonMs = options.verify.retryHorizonMs;
   if (horizonMs === undefined) return {};
+  durationMs(horizonMs, "verify.retryHorizonMs");
   const { retentionMs } = idempotency.policy(options);
   if (retentionMs >= horizonMs) return {};
   if (options.retention === undefined) return { retention: horizonMs };

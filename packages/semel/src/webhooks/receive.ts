@@ -58,7 +58,7 @@ async function verify(
   try {
     verified = await verify(delivery);
   } catch (error) {
-    onRejected?.(error);
+    told(onRejected, error);
     return undefined;
   }
   // One that answers `false` must not let in what it refused.
@@ -66,6 +66,16 @@ async function verify(
   throw new InvalidOption(
     `\`verify\` must return an object such as { id }, and throw for what it cannot verify; it returned ${shown(verified)}`,
   );
+}
+
+/** Whoever sends what is not a sender's gets 401, whatever hears of it. */
+function told(onRejected: WebhookOptions["onRejected"], reason: unknown): void {
+  try {
+    onRejected?.(reason);
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    process.emitWarning(`\`onRejected\` threw: ${message}`, { code: "SEMEL_ON_REJECTED" });
+  }
 }
 
 /**

@@ -5,6 +5,7 @@ import { Queue, Worker } from "bullmq";
 import { connectAsync } from "mqtt";
 import { afterAll, describe, expect, test } from "vitest";
 import { bullProcessor } from "../../src/consumers/bullmq.ts";
+import { eachBatch, type KafkaRecord } from "../../src/consumers/kafka.ts";
 import { consumeMqtt } from "../../src/consumers/mqtt.ts";
 import { consumeSqs, sqsHandler } from "../../src/consumers/sqs.ts";
 import { Idempotency } from "../../src/engine/idempotency.ts";
@@ -133,7 +134,101 @@ test("options of SQS that are wrong are refused by name", () => {
   expect(() => consumeSqs(inboxOf(), {} as never, "q", { handler() {} })).toThrow("`client` must");
 });
 
+describe("Kafka in batches", () => {
+  const batchOf = (offsets: readonly number[], isStale = () => false) => {
+    const resolved: string[] = [];
+    const messages = offsets.map((offset) => ({
+      offset: String(offset),
+      key: null,
+      value: Buffer.from(String(offset)),
+    }));
+    return {
+      resolved,
+      batch: { topic: "orders", partition: 0, messages },
+      resolveOffset: (offset: string) => void resolved.push(offset),
+      heartbeat: async () => {},
+      commitOffsetsIfNecessary: async () => {},
+      isRunning: () => true,
+      isStale,
+    };
+  };
+  const valuesOf = (records: readonly KafkaRecord[]) =>
+    records.map(({ message }) => String(message.value));
+
+  test("MSG-2: `size` messages are handled together, and their offset is passed before the next", async () => {
+    const batches: string[][] = [];
+    const handle = eachBatch(inboxOf(), {
+      size: 2,
+      batch: (records) => void batches.push(valuesOf(records)),
+    });
+    const given = batchOf([1, 2, 3, 4, 5]);
+    await handle(given);
+    expect(batches).toEqual([["1", "2"], ["3", "4"], ["5"]]);
+    expect(given.resolved).toEqual(["2", "4", "5"]);
+  });
+
+  test.each(["taken back", "stopped"])(
+    "MSG-2: a batch that is %s while a message fails passes no offset of it",
+    async (how) => {
+      const stop = new AbortController();
+      let tries = 0;
+      const handle = eachBatch(inboxOf({ attemptsMax: 1_000 }), {
+        size: 2,
+        signal: stop.signal,
+        batch(records) {
+          if (!valuesOf(records).includes("3")) return;
+          if (++tries === 3 && how === "stopped") stop.abort();
+          throw new Error("cannot");
+        },
+      });
+      const given = batchOf([1, 2, 3, 4], () => how === "taken back" && tries >= 3);
+      await expect(handle(given)).rejects.toThrow("it will be delivered again");
+      expect(given.resolved).toEqual(["2"]);
+    },
+  );
+
+  test("options that are wrong are refused when it is made", () => {
+    const make = (options: object) => () => eachBatch(inboxOf(), options as never);
+    expect(make({ handler() {} })).toThrow("has no option `handler`");
+    expect(make({})).toThrow("takes one function of batch, transactionBatch; got none");
+    expect(make({ batch() {}, size: 0 })).toThrow("`size` must be a whole number");
+    expect(make({ batch() {}, signal: {} })).toThrow("`signal` must have the methods");
+  });
+});
+
 describe.skipIf(bullmqHarness.missing !== undefined)("BullMQ", () => {
+  test("MSG-2: a job whose id is no text fails for good, and one without is named by `withoutId`", async () => {
+    const queue = new Queue(name(), { connection });
+    const kinds: string[] = [];
+    const inbox = inboxOf({ withoutId: "hash" });
+    const worker = new Worker(
+      queue.name,
+      bullProcessor(inbox, {
+        handler() {},
+        id: (job) => (job.data as { id: string }).id,
+        onDelivery: ({ delivery }) => kinds.push(delivery.kind),
+      }),
+      { connection },
+    );
+    for (const id of [7, { $gt: "" }, ["a"], null, undefined, ""]) await queue.add("order", { id });
+    await until(() => kinds.length === 6);
+    await worker.close();
+    const [failed] = await queue.getFailed();
+    expect(failed!.failedReason).toMatch(/^unidentified: A message's id must be a string/);
+    // Three bodies that are not the same: null, nothing, and an empty text.
+    expect(kinds.toSorted()).toEqual([
+      "processed",
+      "processed",
+      "processed",
+      "unidentified",
+      "unidentified",
+      "unidentified",
+    ]);
+    expect(inbox.counts).toMatchObject({ unidentified: 3, failed: 0 });
+    await queue.obliterate({ force: true });
+    await queue.close();
+  });
+
   test("MSG-2: a job with an id of its own is known after its queue has forgotten it; counted jobs are not mixed up", async () => {
     const queue = new Queue(name(), { connection });
     const handled: unknown[] = [];

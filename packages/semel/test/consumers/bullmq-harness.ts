@@ -6,7 +6,7 @@ import { Redis } from "ioredis";
 import { bullProcessor } from "../../src/consumers/bullmq.ts";
 import { redisSource } from "../servers/redis.ts";
 import { findServer } from "../servers/server.ts";
-import { type BrokerHarness, consumptionOf, type Topic } from "./suite.ts";
+import { type BrokerHarness, consumptionOf, optionsOf, type Topic } from "./suite.ts";
 
 const found = await findServer(redisSource);
 const url = new URL("url" in found ? found.url : "redis://127.0.0.1");
@@ -34,15 +34,10 @@ async function openTopic(): Promise<Topic> {
       const data = { id, body, number: published++ };
       await queue.add("suite", data);
     },
-    async consume(inbox, { handler, transaction, signal, onDelivery }) {
+    async consume(inbox, { payload = (body) => body, signal, ...options }) {
       const processor = bullProcessor(inbox, {
-        ...(handler
-          ? { handler: (job: Job) => handler(job.data.body) }
-          : { transaction: (tx, job: Job) => transaction!(tx, job.data.body) }),
+        ...optionsOf({ ...options, payload }, (job: Job): string => job.data.body),
         id: (job: Job) => job.data.id,
-        payload: (job: Job) => job.data.body,
-        onDelivery: ({ message, delivery, unsettled }) =>
-          onDelivery(delivery, message.data.body, unsettled),
       });
       const { concurrency } = inbox;
       const timing = { lockDuration: LOCK_MS, stalledInterval: 300, maxStalledCount: 10 };

@@ -133,6 +133,24 @@ for (const { name, reason, open } of backends) {
       expect(await inbox.process(messages[0]!, () => {})).toBe("processed");
     });
 
+    test("MSG-2: a message that cannot be compared is told apart, and its neighbours are handled", async () => {
+      const messages = next(3);
+      const batch = [messages[0]!, { ...messages[1]!, payload: Number.NaN }, messages[2]!];
+      const handler = vi.fn();
+      const failing = within((executor) => inbox.withinBatch(executor, batch, handler));
+      await expect(failing).rejects.toMatchObject({ code: "payload-invalid" });
+      expect(handler).not.toHaveBeenCalled();
+      const deliveries = await inbox.transactionBatch(batch, (transaction, fresh) =>
+        writeAll(transaction, fresh),
+      );
+      expect(deliveries.map(({ kind }) => kind)).toEqual([
+        "processed",
+        "unidentified",
+        "processed",
+      ]);
+      expect(await writtenOf(messages)).toEqual([1, 0, 1]);
+    });
+
     test("MSG-1: of concurrent batches with the same messages, each message is handled by one", async () => {
       const messages = next(30);
       const batches = [messages, messages.toReversed(), messages.slice(10), messages.slice(0, 20)];

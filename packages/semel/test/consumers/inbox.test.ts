@@ -232,6 +232,45 @@ test("a message without an id is refused, hashed or named by a function, as `wit
   expect(await naming.deliver({ payload: {} }, fail)).toMatchObject({ kind: "unidentified" });
 });
 
+test("an empty id is none", async () => {
+  const { inbox, idempotency } = setUp();
+  expect(await inbox.deliver({ id: "", payload: 1 }, fail)).toMatchObject({ kind: "unidentified" });
+  const hashing = createInbox(idempotency, "hashing", { withoutId: "hash" });
+  expect(await hashing.process({ id: "", payload: 1 }, () => {})).toBe("processed");
+  expect(await hashing.process({ payload: 1 }, fail)).toBe("duplicate");
+});
+
+test("MSG-2: a payload that nothing can be compared with is told apart from a failure, alone and in a batch", async () => {
+  const { inbox } = setUp();
+  for (const payload of [{ amount: Number.NaN }, "\ud800", () => {}]) {
+    expect(await inbox.deliver({ id: "bad", payload }, fail)).toMatchObject({
+      kind: "unidentified",
+      error: { code: "payload-invalid" },
+    });
+    const batch = [{ id: `a ${String(payload)}` }, { id: "bad", payload }, { id: "b" }];
+    const deliveries = await inbox.processBatch(batch, () => {});
+    expect(deliveries.map(({ kind }) => kind)).toContain("unidentified");
+    expect(deliveries[0]).toEqual({ kind: "processed" });
+  }
+  expect(inbox.counts).toMatchObject({ failed: 0, unidentified: 6 });
+});
+
+test.each<[string, InboxOptions["withoutId"], string]>([
+  ["throws", ({ payload }) => JSON.parse(String(payload)).id, "key-invalid"],
+  ["names by no text", () => 42 as never, "key-invalid"],
+  ["hashes what has no canonical form", "hash", "payload-invalid"],
+])(
+  "MSG-2: a message for which `withoutId` %s is unidentified, and harms no others",
+  async (_, withoutId, code) => {
+    const { inbox } = setUp({ withoutId: withoutId! });
+    const bad = { payload: "{ no JSON \ud800" };
+    expect(await inbox.deliver(bad, fail)).toMatchObject({ kind: "unidentified", error: { code } });
+    await expect(inbox.process(bad, fail)).rejects.toMatchObject({ code });
+    const deliveries = await inbox.processBatch([{ id: "a" }, bad, { id: "b" }], () => {});
+    expect(deliveries.map(({ kind }) => kind)).toEqual(["processed", "unidentified", "processed"]);
+  },
+);
+
 test.each([
   ["longer than a key may be", "x".repeat(256)],
   ["not ASCII", "commande-é"],
@@ -382,6 +421,9 @@ test("a broker that may deliver for longer than is remembered is warned of once"
   expect(warn.mock.calls.map(([text]) => text)).toEqual([
     'The inbox of "billing" remembers messages for 3600000 ms, but the broker may deliver one again for 3600001 ms: set a longer `retention`',
   ]);
+  const forever = setUp({ retention: "1h" }).inbox;
+  forever.expectRedelivery(Number.POSITIVE_INFINITY, "the broker");
+  expect(warn.mock.lastCall![0]).toContain("the broker may deliver one again at any time");
   warn.mockRestore();
 });
 

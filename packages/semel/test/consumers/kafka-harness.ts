@@ -2,16 +2,23 @@
 
 import { randomBytes } from "node:crypto";
 import { connect, type Socket } from "node:net";
-import { type ISocketFactory, Kafka, logLevel, type Producer } from "kafkajs";
 import {
+  type ConsumerRunConfig,
+  type ISocketFactory,
+  Kafka,
+  logLevel,
+  type Producer,
+} from "kafkajs";
+import {
+  type BatchHandler,
   eachBatch,
   eachMessage,
-  type KafkaOptions,
   type KafkaRecord,
 } from "../../src/consumers/kafka.ts";
+import type { Inbox } from "../../src/engine/inbox/inbox.ts";
 import { kafkaSource } from "../servers/kafka.ts";
 import { findServer } from "../servers/server.ts";
-import { type BrokerHarness, consumptionOf, type Topic } from "./suite.ts";
+import { type BrokerHarness, type Consume, consumptionOf, optionsOf, type Topic } from "./suite.ts";
 
 const found = await findServer(kafkaSource);
 const url = "url" in found ? found.url : "";
@@ -64,7 +71,7 @@ async function openTopic(broker: string, way: "eachMessage" | "eachBatch"): Prom
   return {
     address: { broker, topic, group },
     publish: (id, body) => send(producer, topic, { "idempotency-key": id }, body),
-    async consume(inbox, { handler, transaction, signal, onDelivery }) {
+    async consume<Transaction>(inbox: Inbox<Transaction>, options: Consume<Transaction>) {
       const sockets: Socket[] = [];
       let isCut = false;
       const own = kafkaOf(broker, ({ host, port, onConnect }) => {
@@ -76,59 +83,43 @@ async function openTopic(broker: string, way: "eachMessage" | "eachBatch"): Prom
       await consumer.connect();
       await consumer.subscribe({ topic, fromBeginning: true });
       const stop = new AbortController();
-      signal?.addEventListener("abort", () => stop.abort(), { once: true });
-      const shared: KafkaOptions<KafkaRecord> = {
+      options.signal?.addEventListener("abort", () => stop.abort(), { once: true });
+      const bodyOf = ({ message }: KafkaRecord) => String(message.value);
+      const shared = {
         signal: stop.signal,
-        async deadLetter({ message }) {
+        async deadLetter({ message }: KafkaRecord) {
           await send(producer, dead, {}, String(message.value));
           letters.push(String(message.value));
         },
-        onDelivery: ({ message: { message }, delivery, unsettled }) =>
-          onDelivery(delivery, String(message.value), unsettled),
       };
       // The first message makes the topic be there, and is nobody's.
       const isFirst = ({ value }: { value: Buffer | null }) => String(value) === FIRST;
-      const one = eachMessage(inbox, {
-        ...shared,
-        ...(handler
-          ? { handler: ({ message }) => handler(String(message.value)) }
-          : { transaction: (tx, { message }) => transaction!(tx, String(message.value)) }),
-      });
-      const many = eachBatch(inbox, {
-        ...shared,
-        ...(handler
-          ? {
-              async batch(records: readonly KafkaRecord[]) {
-                for (const { message } of records) await handler(String(message.value));
-              },
-            }
-          : {
-              async transactionBatch(tx, records: readonly KafkaRecord[]) {
-                for (const { message } of records) await transaction!(tx, String(message.value));
-              },
-            }),
-      });
       await consumer.run({
         partitionsConsumedConcurrently: 4,
-        ...(way === "eachMessage"
-          ? {
-              eachMessage: async (given) => (isFirst(given.message) ? undefined : one(given)),
-            }
-          : {
-              eachBatch(given) {
-                const messages = given.batch.messages.filter((message) => !isFirst(message));
-                const { topic, partition } = given.batch;
-                return many({ ...given, batch: { topic, partition, messages } });
-              },
-            }),
+        ...(way === "eachMessage" ? inTurn() : inBatches()),
       });
+      function inTurn(): ConsumerRunConfig {
+        const one = eachMessage(inbox, { ...shared, ...optionsOf(options, bodyOf) });
+        return { eachMessage: async (given) => (isFirst(given.message) ? undefined : one(given)) };
+      }
+      function inBatches(): ConsumerRunConfig {
+        const batched = optionsOf(options, bodyOf, true) as BatchHandler<KafkaRecord, Transaction>;
+        const many = eachBatch(inbox, { ...shared, ...batched });
+        return {
+          eachBatch(given) {
+            const messages = given.batch.messages.filter((message) => !isFirst(message));
+            const { topic, partition } = given.batch;
+            return many({ ...given, batch: { topic, partition, messages } });
+          },
+        };
+      }
       const consumption = consumptionOf(() => {
         stop.abort();
         const disconnected = consumer.disconnect().catch(() => {});
         // Without its connections it waits for answers to what it has asked.
         return isCut ? Promise.resolve() : disconnected;
       });
-      signal?.addEventListener("abort", consumption.close, { once: true });
+      options.signal?.addEventListener("abort", consumption.close, { once: true });
       return {
         consumption,
         async cut() {

@@ -4,10 +4,10 @@ import { randomBytes } from "node:crypto";
 import { connect as connectTo } from "node:net";
 import { connect, connectAsync, type MqttClient } from "mqtt";
 import packets, { type Packet } from "mqtt-packet";
-import { consumeMqtt } from "../../src/consumers/mqtt.ts";
+import { consumeMqtt, type MqttMessage } from "../../src/consumers/mqtt.ts";
 import { mosquittoSource } from "../servers/mosquitto.ts";
 import { findServer } from "../servers/server.ts";
-import type { BrokerHarness, Topic } from "./suite.ts";
+import { type BrokerHarness, optionsOf, type Topic } from "./suite.ts";
 
 const found = await findServer(mosquittoSource);
 export const url = "url" in found ? found.url : "";
@@ -48,20 +48,16 @@ async function openTopic(qos: 1 | 2): Promise<Topic> {
       const properties = { userProperties: { "idempotency-key": id } };
       await publisher.publishAsync(name, body, { qos, properties });
     },
-    async consume(inbox, { handler, transaction, signal, onDelivery }) {
+    async consume(inbox, options) {
       const clientId = free.shift()!;
       const timing = { keepalive: KEEPALIVE_SECONDS, reconnectPeriod: 50 };
       const client = connect(url, { protocolVersion: 5, clientId, ...timing, ...SESSION });
       client.on("error", () => {});
       const consumption = consumeMqtt(inbox, client, topic, {
         qos,
-        ...(handler
-          ? { handler: ({ payload }) => handler(String(payload)) }
-          : { transaction: (tx, { payload }) => transaction!(tx, String(payload)) }),
-        ...(signal && { signal }),
+        ...optionsOf(options, ({ payload }: MqttMessage) => String(payload)),
+        ...(options.signal && { signal: options.signal }),
         deadLetter: ({ payload }) => letters.push(String(payload)),
-        onDelivery: ({ message, delivery, unsettled }) =>
-          onDelivery(delivery, String(message.payload), unsettled),
       });
       await connected(client);
       let isOver = false;

@@ -5,10 +5,9 @@ import { setTimeout as delay } from "node:timers/promises";
 import { AckPolicy, type JsMsg, jetstream, jetstreamManager } from "@nats-io/jetstream";
 import { connect } from "@nats-io/transport-node";
 import { consumeJetStream } from "../../src/consumers/nats.ts";
-import type { Inbox } from "../../src/engine/inbox/inbox.ts";
 import { natsSource } from "../servers/nats.ts";
 import { findServer } from "../servers/server.ts";
-import type { BrokerHarness, Topic } from "./suite.ts";
+import { type BrokerHarness, optionsOf, type Topic } from "./suite.ts";
 
 const found = await findServer(natsSource);
 export const url = "url" in found ? found.url : "";
@@ -50,29 +49,13 @@ export async function openTopic(servers: string, isBatched = false): Promise<Top
       // The server knows the id for a while, and drops what is published again.
       while ((await js.publish(stream, body, { msgID: id })).duplicate) await delay(20);
     },
-    async consume(inbox, { handler, transaction, signal, onDelivery }) {
+    async consume(inbox, options) {
       const own = await connect({ servers, reconnectTimeWait: 50, maxReconnectAttempts: -1 });
       const source = await jetstream(own).consumers.get(stream, "billing");
-      const one = handler
-        ? { handler: (message: JsMsg) => handler(message.string()) }
-        : { transaction: (tx: never, message: JsMsg) => transaction!(tx, message.string()) };
-      const many = handler
-        ? {
-            async batch(messages: readonly JsMsg[]) {
-              for (const message of messages) await handler(message.string());
-            },
-          }
-        : {
-            async transactionBatch(tx: never, messages: readonly JsMsg[]) {
-              for (const message of messages) await transaction!(tx, message.string());
-            },
-          };
-      const consumption = consumeJetStream<JsMsg, never>(inbox as Inbox<never>, source, {
-        ...(isBatched ? many : one),
-        ...(signal && { signal }),
-        deadLetter: (message) => js.publish(dead, message.data),
-        onDelivery: ({ message, delivery, unsettled }) =>
-          onDelivery(delivery, message.string(), unsettled),
+      const consumption = consumeJetStream(inbox, source, {
+        ...optionsOf(options, (message: JsMsg) => message.string(), isBatched),
+        ...(options.signal && { signal: options.signal }),
+        deadLetter: (message: JsMsg) => js.publish(dead, message.data),
         onTrouble: () => {},
       });
       return {

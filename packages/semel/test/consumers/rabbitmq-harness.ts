@@ -1,11 +1,11 @@
 // RabbitMQ for the consumer suite: a queue whose dead letters go to another one.
 
 import { randomBytes } from "node:crypto";
-import { connect } from "amqplib";
+import { type ConsumeMessage, connect } from "amqplib";
 import { consumeRabbit } from "../../src/consumers/rabbitmq.ts";
 import { rabbitmqSource } from "../servers/rabbitmq.ts";
 import { findServer } from "../servers/server.ts";
-import type { BrokerHarness } from "./suite.ts";
+import { type BrokerHarness, optionsOf } from "./suite.ts";
 
 const found = await findServer(rabbitmqSource);
 export const url = "url" in found ? found.url : "";
@@ -36,15 +36,11 @@ export const rabbitmqHarness: BrokerHarness = {
         channel.sendToQueue(queue, Buffer.from(body), { messageId: id });
         await channel.waitForConfirms();
       },
-      async consume(inbox, { handler, transaction, signal, onDelivery }) {
+      async consume(inbox, options) {
         const own = await open();
         const consumption = consumeRabbit(inbox, await own.createChannel(), queue, {
-          ...(handler
-            ? { handler: (message) => handler(message.content.toString()) }
-            : { transaction: (tx, message) => transaction!(tx, message.content.toString()) }),
-          ...(signal && { signal }),
-          onDelivery: ({ message, delivery, unsettled }) =>
-            onDelivery(delivery, message.content.toString(), unsettled),
+          ...optionsOf(options, ({ content }: ConsumeMessage) => content.toString()),
+          ...(options.signal && { signal: options.signal }),
         });
         let isCut = false;
         return {

@@ -3,10 +3,14 @@
 import { randomBytes } from "node:crypto";
 import { Redis } from "ioredis";
 import { createClient } from "redis";
-import { consumeStream, type RedisStreamClient } from "../../src/consumers/redis-streams.ts";
+import {
+  consumeStream,
+  type RedisStreamClient,
+  type StreamMessage,
+} from "../../src/consumers/redis-streams.ts";
 import { redisSource } from "../servers/redis.ts";
 import { findServer } from "../servers/server.ts";
-import type { BrokerHarness, Topic } from "./suite.ts";
+import { type BrokerHarness, optionsOf, type Topic } from "./suite.ts";
 
 const found = await findServer(redisSource);
 export const url = "url" in found ? found.url : "";
@@ -55,18 +59,14 @@ export async function openTopic(at: string, open: OpenStream): Promise<Topic> {
     async publish(id, body) {
       await redis.xadd(stream, "*", "idempotency-key", id, "body", body);
     },
-    async consume(inbox, { handler, transaction, signal, onDelivery }) {
+    async consume(inbox, options) {
       const [own, blocking] = [await open(at), await open(at)];
       const source = { client: own.client, blocking: blocking.client, stream, group };
       const consumption = consumeStream(inbox, source, {
         name: `consumer-${consumers++}`,
         claimIdle: CLAIM_IDLE_MS,
-        ...(handler
-          ? { handler: ({ fields }) => handler(String(fields["body"])) }
-          : { transaction: (tx, { fields }) => transaction!(tx, String(fields["body"])) }),
-        ...(signal && { signal }),
-        onDelivery: ({ message, delivery, unsettled }) =>
-          onDelivery(delivery, String(message.fields["body"]), unsettled),
+        ...optionsOf(options, ({ fields }: StreamMessage) => String(fields["body"])),
+        ...(options.signal && { signal: options.signal }),
         onTrouble: ignore,
       });
       const cut = async () => {

@@ -5,10 +5,15 @@ import { randomBytes } from "node:crypto";
 import { setTimeout as delay } from "node:timers/promises";
 import type { Message, SQS } from "@aws-sdk/client-sqs";
 import type { Consumption } from "../../src/consumers/consumption.ts";
-import { consumeSqs, type SqsRecord, sqsHandler } from "../../src/consumers/sqs.ts";
+import {
+  consumeSqs,
+  type SqsMessage,
+  type SqsRecord,
+  sqsHandler,
+} from "../../src/consumers/sqs.ts";
 import type { Inbox } from "../../src/engine/inbox/inbox.ts";
 import { sqsClient, startSqs } from "../servers/sqs.ts";
-import { type BrokerHarness, type Consume, consumptionOf, type Topic } from "./suite.ts";
+import { type BrokerHarness, type Consume, consumptionOf, optionsOf, type Topic } from "./suite.ts";
 
 const server = await startSqs();
 export const closeSqs = () => server.close();
@@ -111,29 +116,21 @@ async function attributesOf(queueUrl: string): Promise<Record<string, string>> {
 }
 
 const poll: StartConsumer = (client, queueUrl, inbox, options) => {
-  const { handler, transaction, signal, onDelivery } = options;
   return consumeSqs(inbox, client, queueUrl, {
     visibilityTimeout: `${VISIBILITY_SECONDS}s`,
     waitTime: "1s",
-    ...(handler
-      ? { handler: ({ Body }) => handler(Body!) }
-      : { transaction: (tx, { Body }) => transaction!(tx, Body!) }),
-    ...(signal && { signal }),
-    onDelivery: ({ message, delivery, unsettled }) =>
-      onDelivery(delivery, message.Body!, unsettled),
+    ...optionsOf(options, ({ Body }: SqsMessage) => Body!),
+    ...(options.signal && { signal: options.signal }),
     onTrouble: () => {},
   });
 };
 
 /** What Lambda does: it invokes the function with what it polls, and deletes what did not fail. */
 const invoke: StartConsumer = (client, queueUrl, inbox, options) => {
-  const { handler, transaction, signal, onDelivery } = options;
-  const lambda = sqsHandler(inbox, {
-    ...(handler
-      ? { handler: ({ body }: SQSRecord) => handler(body) }
-      : { transaction: (tx, { body }: SQSRecord) => transaction!(tx, body) }),
-    onDelivery: ({ message, delivery, unsettled }) => onDelivery(delivery, message.body, unsettled),
-  });
+  const lambda = sqsHandler(
+    inbox,
+    optionsOf(options, ({ body }: SQSRecord) => body),
+  );
   let isStopped = false;
   const looping = (async () => {
     while (!isStopped) {
@@ -161,7 +158,7 @@ const invoke: StartConsumer = (client, queueUrl, inbox, options) => {
     isStopped = true;
     return looping;
   });
-  signal?.addEventListener("abort", consumption.close, { once: true });
+  options.signal?.addEventListener("abort", consumption.close, { once: true });
   return consumption;
 };
 

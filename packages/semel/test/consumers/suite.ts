@@ -9,6 +9,7 @@ import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
 import { describe, expect, test } from "vitest";
 import type { Consumption } from "../../src/consumers/consumption.ts";
+import type { DeliveryReport, MessageHandler } from "../../src/consumers/deliveries.ts";
 import { Idempotency } from "../../src/engine/idempotency.ts";
 import { createInbox, type Delivery, type Inbox } from "../../src/engine/inbox/inbox.ts";
 import type { Store } from "../../src/store.ts";
@@ -17,10 +18,13 @@ import { sqliteStore } from "../../src/stores/sqlite.ts";
 import { type OpenDatabase, sqliteDrivers } from "../sqlite-drivers.ts";
 import { overriding } from "./overriding.ts";
 
-/** What a consumer is told to do, with the body of the message. */
+/** What a consumer is told to do, with the bodies of messages. One of the first three is given. */
 export interface Consume<Transaction> {
-  handler?: (body: string) => unknown;
+  handler?: ((body: string) => unknown) | undefined;
   transaction?: (transaction: Transaction, body: string) => unknown;
+  batch?: ((bodies: readonly string[]) => unknown) | undefined;
+  /** What the id stands for. */
+  payload?: ((body: string) => unknown) | undefined;
   signal?: AbortSignal;
   onDelivery(delivery: Delivery, body: string, unsettled: unknown): void;
 }
@@ -62,6 +66,42 @@ export interface BrokerHarness {
   open(): Promise<Topic>;
 }
 
+/**
+ * The options of an adapter that do as a test says.
+ *
+ * @param bodyOf the body of the adapter's message
+ * @param isBatched hands what is for one message to a function of batches
+ */
+export function optionsOf<Message, Transaction>(
+  { handler, transaction, batch, payload, onDelivery }: Consume<Transaction>,
+  bodyOf: (message: Message) => string,
+  isBatched = false,
+) {
+  const inTurn = async (messages: readonly Message[], one: (body: string) => unknown) => {
+    for (const message of messages) await one(bodyOf(message));
+  };
+  const handlers = {
+    ...(batch && { batch: (messages: readonly Message[]) => batch(messages.map(bodyOf)) }),
+    ...(handler &&
+      (isBatched
+        ? { batch: (messages: readonly Message[]) => inTurn(messages, handler) }
+        : { handler: (message: Message) => handler(bodyOf(message)) })),
+    ...(transaction &&
+      (isBatched
+        ? {
+            transactionBatch: (tx: Transaction, messages: readonly Message[]) =>
+              inTurn(messages, (body) => transaction(tx, body)),
+          }
+        : { transaction: (tx: Transaction, one: Message) => transaction(tx, bodyOf(one)) })),
+  } as MessageHandler<Message, Transaction>;
+  return {
+    ...handlers,
+    ...(payload && { payload: (message: Message) => payload(bodyOf(message)) }),
+    onDelivery: ({ message, delivery, unsettled }: DeliveryReport<Message>) =>
+      onDelivery(delivery, bodyOf(message), unsettled),
+  };
+}
+
 /** That of a client which consumes by itself, and is told to stop. */
 export function consumptionOf(stop: () => Promise<void>): Consumption {
   let stopped: Promise<void> | undefined;
@@ -80,6 +120,15 @@ const OPTIONS = { retryDelayMax: 40, lease: 400 };
 
 export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
   while (!(await condition())) await delay(10);
+}
+
+interface ConsumeSettings {
+  inbox?: Inbox;
+  signal?: AbortSignal;
+  isBatched?: boolean;
+  payload?: (body: string) => unknown;
+  /** Collects the bodies of what this consumer was done with. */
+  done?: Set<string>;
 }
 
 /** A topic, a store, and what became of the messages of one test. */
@@ -103,16 +152,22 @@ class Scene {
   /** Starts a consumer whose handler notes what it handles. */
   async consume(
     handler: (body: string) => unknown = () => {},
-    { inbox = this.inboxOn(), signal }: { inbox?: Inbox; signal?: AbortSignal } = {},
+    { inbox = this.inboxOn(), signal, isBatched, payload, done }: ConsumeSettings = {},
   ): Promise<Consumer> {
+    const one = (body: string) => {
+      this.handled.push(body);
+      return handler(body);
+    };
+    const many = async (bodies: readonly string[]) => {
+      for (const body of bodies) await one(body);
+    };
     const consumer = await this.topic.consume(inbox, {
-      handler: (body) => {
-        this.handled.push(body);
-        return handler(body);
-      },
+      ...(isBatched ? { batch: many } : { handler: one }),
+      payload,
       ...(signal && { signal }),
-      onDelivery: (delivery, _body, failure) => {
+      onDelivery: (delivery, body, failure) => {
         this.kinds.push(delivery.kind);
+        if (delivery.kind === "processed" || delivery.kind === "duplicate") done?.add(body);
         if (failure !== undefined) this.unsettled.push(failure);
       },
     });
@@ -227,6 +282,60 @@ export function consumerSuite(harness: BrokerHarness): void {
         expect(await scene.deadLetters()).toEqual(["another"]);
         expect(scene.handled).toEqual(["one"]);
         await until(async () => (await scene.topic.remaining()) === 0);
+      },
+    );
+
+    scenic(
+      "MSG-2: a message that does not parse is a dead letter, and holds up no others",
+      async (scene) => {
+        await scene.topic.publish("m-1", '{ "half":');
+        await scene.topic.publish("m-2", '{ "whole": 1 }');
+        await scene.topic.publish("m-3", '"\\ud800"');
+        await scene.topic.publish("m-4", '{ "whole": 2 }');
+        await scene.consume(() => {}, { payload: (body) => JSON.parse(body) });
+        await until(() => scene.settled("unidentified") === 2 && scene.settled("processed") === 2);
+        await scene.stop();
+        await until(async () => (await scene.topic.deadLetters()).length === 2);
+        expect((await scene.topic.deadLetters()).toSorted()).toEqual(['"\\ud800"', '{ "half":']);
+        expect(scene.handled.toSorted()).toEqual(['{ "whole": 1 }', '{ "whole": 2 }']);
+        await until(async () => (await scene.topic.remaining()) === 0);
+        expect(scene.unsettled).toEqual([]);
+      },
+    );
+
+    scenic(
+      "MSG-1: ids beyond what a key may be, by length and by characters, are told apart",
+      async (scene) => {
+        // RabbitMQ takes ids of up to 255 bytes, which a key of ASCII may just have.
+        const long = `commande-é-${"x".repeat(240)}`;
+        for (const end of ["a", "b", "a"]) await scene.topic.publish(long + end, end);
+        await scene.consume();
+        await until(() => scene.settled("processed") === 2 && scene.settled("duplicate") === 1);
+        await scene.empty();
+        expect(scene.handled.toSorted()).toEqual(["a", "b"]);
+      },
+    );
+
+    scenic(
+      "MSG-2: a connection that breaks in the middle of a batch repeats nothing of it",
+      async (scene) => {
+        const { handler, open } = gate();
+        const bodies = Array.from({ length: 4 }, (_, index) => `body ${index}`);
+        for (const body of bodies) await scene.topic.publish(body, body);
+        const first = await scene.consume(handler, { isBatched: true });
+        first.consumption.closed.catch(() => {});
+        await until(() => scene.handled.length > 0);
+        await first.cut();
+        // The first consumer can acknowledge nothing of what it has, so that all of it comes again.
+        const done = new Set<string>();
+        await scene.consume(() => {}, { isBatched: true, done });
+        open();
+        await until(() => done.size === bodies.length);
+        await scene.empty();
+        expect(scene.settled("processed")).toBe(bodies.length);
+        expect(scene.settled("duplicate")).toBeGreaterThan(0);
+        expect(scene.handled.toSorted()).toEqual(bodies);
+        expect(await scene.topic.deadLetters()).toEqual([]);
       },
     );
 

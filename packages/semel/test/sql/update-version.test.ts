@@ -1,11 +1,13 @@
 // SQL-1: optimistic locking. Of updates made from one version one is written, and the others learn of it.
 
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, expectTypeOf, test } from "vitest";
 import {
   type SqlExecutor,
   updateVersion,
   updateVersionAll,
   type Version,
+  type VersionComputed,
+  type VersionUpdate,
 } from "../../src/sql/index.ts";
 import {
   type Connection,
@@ -352,3 +354,24 @@ for (const { name, reason, open } of databaseKinds) {
     );
   });
 }
+
+test("columns are those of the row's type, and only a function can leave a row unchanged", () => {
+  const where = { table: "documents", key: { id: "A" }, version: "version" } as const;
+  const known = (executor: SqlExecutor) =>
+    updateVersion<Document>(executor, {
+      ...where,
+      expected: 1,
+      // @ts-expect-error no column of a document
+      set: { colour: "red" },
+    });
+  expectTypeOf(known).returns.resolves.toEqualTypeOf<VersionUpdate<Document>>();
+  const computed = (executor: SqlExecutor) =>
+    updateVersion<Document>(executor, {
+      ...where,
+      set: (row) => {
+        expectTypeOf(row).toEqualTypeOf<Document>();
+        return { hits: Number(row.hits) + 1 };
+      },
+    });
+  expectTypeOf(computed).returns.resolves.toEqualTypeOf<VersionComputed<Document>>();
+});

@@ -1,7 +1,7 @@
 // SQL-1: a row is written whether it is there or not, and the caller learns which it was.
 
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type SqlExecutor, upsert, upsertAll } from "../../src/sql/index.ts";
+import { afterAll, beforeAll, describe, expect, expectTypeOf, test } from "vitest";
+import { type SqlExecutor, type Upserted, upsert, upsertAll } from "../../src/sql/index.ts";
 import {
   type Connection,
   closeServers,
@@ -158,3 +158,17 @@ for (const { name, reason, open } of databaseKinds) {
     });
   });
 }
+
+test("values, keys and updated columns are those of the row's type", () => {
+  const call = (executor: SqlExecutor) =>
+    upsert<Price>(executor, {
+      table: "prices",
+      // @ts-expect-error a list is no value of SQL's
+      values: { sku: ["A"] },
+      // @ts-expect-error no column of a price
+      key: ["colour"],
+      // @ts-expect-error nor is this
+      onlyIfNewer: "rev",
+    });
+  expectTypeOf(call).returns.resolves.toEqualTypeOf<Upserted<Price>>();
+});

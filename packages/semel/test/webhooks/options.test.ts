@@ -66,6 +66,21 @@ describe("retention", () => {
     expect(said).toBe(0);
   });
 
+  test("a verifier of one's own says for how long its sender repeats", () => {
+    const spy = warnings();
+    const verify = Object.assign(() => ({ id: "1" }), { retryHorizonMs: 2 * 86_400_000 });
+    webhook(fixture().idempotency, { scope: "hook", verify, retention: "1d" });
+    webhook(fixture().idempotency, { scope: "hook", verify, retention: "2d" });
+    webhook(fixture({ retention: "1d" }).idempotency, { scope: "hook", verify });
+    const said = spy.mock.calls.map(([message]) => message);
+    spy.mockRestore();
+    expect(said).toEqual([expect.stringContaining("repeats them for up to 48 h")]);
+    const wrong = Object.assign(() => ({ id: "1" }), { retryHorizonMs: Number.NaN });
+    expect(() => webhook(fixture().idempotency, { scope: "hook", verify: wrong })).toThrow(
+      "`verify.retryHorizonMs` must be",
+    );
+  });
+
   test("without one, a delivery is remembered for as long as its sender repeats it", async () => {
     const { idempotency, clock } = fixture({ retention: "1h" });
     let runs = 0;
@@ -92,6 +107,12 @@ describe("a body that was read before", () => {
     const error = await failure(handler(request));
     expect(error).toBeInstanceOf(InvalidOption);
     expect(String(error)).toContain("pass the request on unread");
+  });
+
+  const keptAsText = express.json({
+    verify: (request, _response, bytes) => {
+      (request as { rawBody?: unknown }).rawBody = bytes.toString("latin1");
+    },
   });
 
   async function mounted(...parsers: express.RequestHandler[]) {
@@ -123,8 +144,13 @@ describe("a body that was read before", () => {
     return { answers, errors, store: fixed.store };
   }
 
-  test("by Express is refused with the remedy, and nothing runs", async () => {
-    const { answers, errors, store } = await mounted(express.json());
+  test.each([
+    ["JSON", express.json()],
+    ["text", express.text({ type: () => true })],
+    ["a form", express.urlencoded({ type: () => true })],
+    ["JSON, and whose bytes were kept as text", keptAsText],
+  ])("by Express as %s is refused with the remedy, and nothing runs", async (_, parser) => {
+    const { answers, errors, store } = await mounted(parser);
     expect(answers.map(({ status }) => status)).toEqual([500, 500]);
     expect(errors[0]).toBeInstanceOf(InvalidOption);
     expect(String(errors[0])).toContain("express.raw({ type: () => true })");
@@ -198,6 +224,22 @@ describe("a verifier of one's own", () => {
     expect(await send("é")).toBe(400);
     expect(await send("x".repeat(256))).toBe(400);
   });
+});
+
+test("an `onRejected` that throws is warned of, and the delivery is refused as any other", async () => {
+  const spy = vi.spyOn(process, "emitWarning").mockImplementation(() => {});
+  const { idempotency, store } = fixture();
+  const onRejected = () => {
+    throw new Error("the log is full");
+  };
+  const handler = webhook(idempotency, { ...options, onRejected }).fetch(() => new Response());
+  const post = () => new Request("http://localhost/", { method: "POST", body: "{}" });
+  const statuses = [(await handler(post())).status, (await handler(post())).status];
+  const said = spy.mock.calls.map(([message]) => message);
+  spy.mockRestore();
+  expect(statuses).toEqual([401, 401]);
+  expect(said).toContainEqual(expect.stringContaining("`onRejected` threw: the log is full"));
+  expect(store.calls.total).toBe(0);
 });
 
 test("a client that leaves half-way of its body runs nothing", async () => {

@@ -71,6 +71,14 @@ describe("stripe()", () => {
     "a word as timestamp": `t=now,v1=${v1}`,
     empty: "",
     nonsense: "=,=,,,===",
+    "two timestamps, the first signed": `t=${NOW_S},t=${NOW_S - 1},v1=${v1}`,
+    "two timestamps, the last signed": `t=${NOW_S - 1},t=${NOW_S},v1=${v1}`,
+    "a negative timestamp": `t=-${NOW_S},v1=${hmac(STRIPE_SECRET, `-${NOW_S}.${BODY}`)}`,
+    "a timestamp with a fraction": `t=${NOW_S}.5,v1=${hmac(STRIPE_SECRET, `${NOW_S}.5.${BODY}`)}`,
+    "a signature with more after it": `t=${NOW_S},v1=${v1}00`,
+    "a signature that is no hexadecimal": `t=${NOW_S},v1=${"é".repeat(64)}`,
+    "the scheme in capitals": `t=${NOW_S},V1=${v1}`,
+    "of the body alone": `t=${NOW_S},v1=${hmac(STRIPE_SECRET, BODY)}`,
   };
 
   test.each(Object.entries(headers))("decides as the library does: %s", async (_, signature) => {
@@ -90,7 +98,7 @@ describe("stripe()", () => {
         verdict(stripe(STRIPE_SECRET), BODY, { "stripe-signature": signature }),
       ),
     );
-    expect(verdicts.filter((id) => id === "evt_1").length).toBe(5);
+    expect(verdicts.filter((id) => id === "evt_1").length).toBe(6);
   });
 
   test("the bytes count, not what they mean", async () => {
@@ -146,6 +154,8 @@ describe("github()", () => {
   });
 });
 
+const WRONG = Buffer.alloc(32, 7).toString("base64");
+
 describe("standardWebhooks()", () => {
   test("accepts what the library accepts, and says the id", async () => {
     const { body, headers } = standardSender.deliver("msg_1");
@@ -182,6 +192,48 @@ describe("standardWebhooks()", () => {
     expect(await verdict(standardSender.verifier, text, headers)).toBe("msg_1");
     expect(await verdict(standardSender.verifier, changed, headers)).toBe(false);
   });
+
+  test.each<[string, (signature: string) => string]>([
+    ["one signature", (right) => right],
+    ["two, the second right", (right) => `v1,${WRONG} ${right}`],
+    ["two, the first right", (right) => `${right} v1,${WRONG}`],
+    ["one of another version before it", (right) => `v1a,${WRONG} ${right}`],
+    ["the right one under another version", (right) => right.replace("v1,", "v1a,")],
+    ["two wrong ones", () => `v1,${WRONG} v1,${WRONG}`],
+    ["no version", (right) => right.slice("v1,".length)],
+    ["the version alone", () => "v1,"],
+    ["commas instead of spaces", (right) => `v1,${WRONG},${right}`],
+    ["one that is cut short", (right) => right.slice(0, -4)],
+    ["one that is no base64", () => "v1,%%%"],
+    ["an empty header", () => ""],
+    ["a word", () => "signature"],
+  ])("decides as the library does: %s", async (_, header) => {
+    const { body, headers } = standardSender.deliver("msg_1");
+    const given = { ...headers, "webhook-signature": header(headers["webhook-signature"]!) };
+    let expected: string | false = false;
+    try {
+      standardLibrary.verify(body, given);
+      expected = "msg_1";
+    } catch {
+      // It refuses.
+    }
+    expect(await verdict(standardSender.verifier, body, given)).toBe(expected);
+    const isRight = /^(one signature|two, the (first|second) right|one of another version)/.test(_);
+    expect(expected).toBe(isRight ? "msg_1" : false);
+  });
+
+  test.each(["", "now", "1e3", "-1", "NaN", " ", "99999999999999999999"])(
+    "the timestamp %j is refused, though it is signed",
+    async (timestamp) => {
+      const { body, headers } = standardSender.deliver("msg_1");
+      const key = Buffer.from(STANDARD_SECRET.slice("whsec_".length), "base64");
+      const signature = createHmac("sha256", key)
+        .update(`msg_1.${timestamp}.${body}`)
+        .digest("base64");
+      const signed = { "webhook-timestamp": timestamp, "webhook-signature": `v1,${signature}` };
+      expect(await verdict(standardSender.verifier, body, { ...headers, ...signed })).toBe(false);
+    },
+  );
 
   test("while a secret is replaced both are accepted", async () => {
     const other = new Webhook(`whsec_${Buffer.alloc(24, 7).toString("base64")}`);

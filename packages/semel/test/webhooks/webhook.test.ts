@@ -1,10 +1,24 @@
 // MSG-3 for every sender, with `Request` objects and over sockets: verified first, then run once.
 
+import { createHmac } from "node:crypto";
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { operationOf, type WebhookOptions, webhook } from "../../src/webhooks/index.ts";
+import {
+  operationOf,
+  SignatureInvalid,
+  type WebhookOptions,
+  webhook,
+} from "../../src/webhooks/index.ts";
 import { crash, deferred, type Fixture, fixture } from "../engine/fixture.ts";
 import { listen } from "../frameworks/node-server.ts";
-import { githubSender, type Sender, type Signed, senders, stripeSender } from "./senders.ts";
+import {
+  GITHUB_SECRET,
+  githubSender,
+  type Sender,
+  type Signed,
+  senders,
+  standardSender,
+  stripeSender,
+} from "./senders.ts";
 
 interface Endpoint {
   /** Numbers the runs of the handler. */
@@ -157,6 +171,58 @@ describe.each(cases)("$name", ({ sender, open }) => {
   });
 });
 
+/** Headers that are not a sender's, by what is wrong about them; the body is the sender's. */
+const malformed: Record<string, (headers: Record<string, string>) => Record<string, string>> = {
+  "no headers": () => ({}),
+  "empty headers": (headers) => valued(headers, () => ""),
+  nonsense: (headers) => valued(headers, () => "=;,=,v1,,t=,sha256=%00"),
+  "long headers": (headers) => valued(headers, () => "v1=00,".repeat(300)),
+  "bytes beyond ASCII": (headers) => valued(headers, (value) => `${value}\u00e9\u00ff`),
+  "the signature of another delivery": (headers) => headers,
+};
+
+/** With other values for what a sender adds. */
+function valued(
+  headers: Record<string, string>,
+  change: (value: string) => string,
+): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(headers).map(([name, value]) =>
+      name === "content-type" ? [name, value] : [name, change(value)],
+    ),
+  );
+}
+
+describe.each(cases)("$name, to whoever is not the sender", ({ sender, open }) => {
+  test.each(Object.keys(malformed))("%s: 401, and the store is not asked", async (what) => {
+    const reasons: unknown[] = [];
+    const onRejected = (reason: unknown) => reasons.push(reason);
+    const endpoint = await open(sender, done, { onRejected });
+    const { body } = sender.deliver("evt_1");
+    const { headers } = sender.deliver("evt_1", { amount: 1 });
+    const answer = await endpoint.send({ body, headers: malformed[what]!(headers) });
+    expect([answer.status, await answer.json()]).toEqual([
+      401,
+      { title: "Unauthorized", status: 401 },
+    ]);
+    expect(endpoint.store.calls.total).toBe(0);
+    expect(endpoint.runs()).toBe(0);
+    expect(reasons).toEqual([expect.any(SignatureInvalid)]);
+  });
+});
+
+test.each([stripeSender, standardSender].map((sender) => ({ name: sender.name, sender })))(
+  "$name: an old delivery gets 401, though it is signed and was never seen",
+  async ({ sender }) => {
+    for (const [way, open] of Object.entries(ways)) {
+      const endpoint = await open(sender, done);
+      const old = sender.deliver("evt_1", {}, new Date(Date.now() - 600_000));
+      expect([way, (await endpoint.send(old)).status]).toEqual([way, 401]);
+      expect(endpoint.store.calls.total).toBe(0);
+    }
+  },
+);
+
 describe.each(Object.entries(ways))("%s", (_, open) => {
   test("a handler that throws is called again by the next attempt", async () => {
     const endpoint = await open(stripeSender, (run) => {
@@ -217,6 +283,61 @@ describe.each(Object.entries(ways))("%s", (_, open) => {
       expect.stringContaining("`stripe-signature` is missing"),
     ]);
   });
+});
+
+test("a signed body that is no text, or no JSON, is delivered as it came, once", async () => {
+  const bytes = Buffer.from([0xff, 0xfe, 0x00, 0x7b, 0xc3, 0x28]);
+  for (const [body, failure] of [
+    [bytes, TypeError],
+    [Buffer.from("not JSON"), SyntaxError],
+    [Buffer.alloc(0), SyntaxError],
+  ] as const) {
+    const { idempotency } = fixture();
+    const seen: Buffer[] = [];
+    const hook = webhook(idempotency, {
+      scope: "hook",
+      verify: githubSender.verifier,
+      // What cannot be read has none of the parts that count.
+      fingerprint: { include: ["/amount"] },
+    });
+    const handler = hook.fetch((_request, delivery) => {
+      seen.push(Buffer.from(delivery.body));
+      expect(() => delivery.json()).toThrow(failure);
+      return new Response(null, { status: 204 });
+    });
+    const signature = createHmac("sha256", GITHUB_SECRET).update(body).digest("hex");
+    const send = () =>
+      handler(
+        new Request("http://localhost/hook", {
+          method: "POST",
+          body,
+          headers: { "x-hub-signature-256": `sha256=${signature}`, "x-github-delivery": "guid" },
+        }),
+      );
+    expect([(await send()).status, (await send()).status]).toEqual([204, 204]);
+    expect(seen).toEqual([body]);
+  }
+});
+
+test("an `id` that cannot read a signed body runs nothing, and whoever serves hears of it", async () => {
+  const id = (delivery: { json(): unknown }) => (delivery.json() as { order: string }).order;
+  const { idempotency, store } = fixture();
+  const handler = webhook(idempotency, { scope: "hook", verify: githubSender.verifier, id }).fetch(
+    () => new Response("ran"),
+  );
+  const send = (body: string) => {
+    const signature = createHmac("sha256", GITHUB_SECRET).update(body).digest("hex");
+    const headers = { "x-hub-signature-256": `sha256=${signature}` };
+    return handler(new Request("http://localhost/hook", { method: "POST", body, headers }));
+  };
+  await expect(send("{ half")).rejects.toThrow(SyntaxError);
+  for (const order of [7, null, "", { $gt: "" }, "x".repeat(256)]) {
+    const answer = await send(JSON.stringify({ order }));
+    expect([answer.status, await codeOf(answer)]).toEqual([400, "key-invalid"]);
+  }
+  const nameless = await send("{}");
+  expect([nameless.status, await codeOf(nameless)]).toEqual([400, "key-missing"]);
+  expect(store.calls.total).toBe(0);
 });
 
 test("two endpoints of one application each run the event that they share", async () => {

@@ -2,14 +2,15 @@
 
 import type { Admission, OperationRequest } from "../admission.ts";
 import type { Attempt } from "../attempt.ts";
-import { type Delivery, unidentified } from "./delivery.ts";
+import type { Delivery } from "./delivery.ts";
 import type { InboxMessage } from "./inbox.ts";
+import type { Identity } from "./message-id.ts";
 
 interface LeasedBatch<Message> {
   readonly attemptsMax: number;
-  keyOf(message: Message): string | undefined;
-  /** What the engine is asked about a message. @throws where its payload has no canonical form */
-  requestOf(key: string, message: Message): OperationRequest;
+  identify(message: InboxMessage): Identity;
+  /** What the engine is asked about a message. */
+  requestOf(key: string, fingerprint: string): OperationRequest;
   /** Asks the engine about all of them at once. */
   admit(requests: readonly OperationRequest[]): Promise<PromiseSettledResult<Admission>[]>;
   /** Ends a message that is not to be handled, or whose handler failed, and says what became of it. */
@@ -43,13 +44,13 @@ interface Fresh<Message> extends Asked<Message> {
  * Claims messages at once, hands the fresh ones to the handler together, and ends them at once.
  * Stores combine what is asked in one turn, so that this is one statement to claim and one to end.
  *
- * @throws for a message that no redelivery can mend, once the others have been handled
+ * @throws for a mistake of the program's, once the others have been handled
  */
 export async function claimTogether<Message extends InboxMessage>(
   messages: readonly Message[],
   batch: LeasedBatch<Message>,
 ): Promise<Delivery[]> {
-  const { first, again } = withoutRepeats(messages, batch.keyOf);
+  const { first, again } = withoutRepeats(messages, batch.identify);
   const settled: PromiseSettledResult<Delivery>[] = [];
   const ends: Promise<void>[] = [];
   const end = <One extends Asked<Message>>(
@@ -100,17 +101,14 @@ async function ask<Message extends InboxMessage>(
   const asked: Omit<Asked<Message>, "admission">[] = [];
   for (const place of places) {
     const message = messages[place]!;
-    const key = batch.keyOf(message);
-    if (key === undefined) {
-      const value: Delivery = { kind: "unidentified", error: unidentified() };
+    const identity = batch.identify(message);
+    if (identity.key === undefined) {
+      const value: Delivery = { kind: "unidentified", error: identity.error };
       settled[place] = { status: "fulfilled", value };
       continue;
     }
-    try {
-      asked.push({ place, message, request: batch.requestOf(key, message) });
-    } catch (reason) {
-      settled[place] = { status: "rejected", reason };
-    }
+    const request = batch.requestOf(identity.key, identity.fingerprint);
+    asked.push({ place, message, request });
   }
   const admissions = await batch.admit(asked.map(({ request }) => request));
   return asked.map(({ place, message, request }, index) => {
@@ -131,15 +129,15 @@ function groupsOf<Message>(fresh: readonly Fresh<Message>[]): (readonly Fresh<Me
 }
 
 /** Places of the messages, those whose key came before apart: a claim cannot wait for its own batch. */
-export function withoutRepeats<Message>(
+export function withoutRepeats<Message extends InboxMessage>(
   messages: readonly Message[],
-  keyOf: (message: Message) => string | undefined,
+  identify: (message: InboxMessage) => Identity,
 ): { first: number[]; again: number[] } {
   const keys = new Set<string>();
   const first: number[] = [];
   const again: number[] = [];
   for (const [index, message] of messages.entries()) {
-    const key = keyOf(message);
+    const { key } = identify(message);
     const isRepeat = key !== undefined && keys.has(key);
     (isRepeat ? again : first).push(index);
     if (key !== undefined) keys.add(key);

@@ -1,6 +1,7 @@
 // What became of one delivery of a message, as a value and as an error.
 
-import { KeyInvalid, type KeyReused, OperationBusy, OperationFailed } from "../../errors.ts";
+import { type KeyReused, OperationBusy, OperationFailed } from "../../errors.ts";
+import type { Unidentified } from "./message-id.ts";
 
 /** What became of one delivery. */
 export type Delivery =
@@ -22,8 +23,11 @@ export type Delivery =
   | { kind: "poison"; attempt: number; error: unknown }
   /** The id was used before with another payload. */
   | { kind: "mismatch"; error: KeyReused }
-  /** It has no id, and `withoutId` gives it none. */
-  | { kind: "unidentified"; error: KeyInvalid };
+  /**
+   * Nothing can be remembered of it: it has no id, and `withoutId` gives it none, or its payload has no
+   * canonical form (`payload-invalid`). It was not handled, and no redelivery mends that.
+   */
+  | { kind: "unidentified"; error: Unidentified };
 
 /** @throws unless it is handled */
 export function orThrow(delivery: Delivery): "processed" | "duplicate" {
@@ -43,12 +47,6 @@ export function orThrow(delivery: Delivery): "processed" | "duplicate" {
 export function exhausted(attemptsMax: number): Error {
   return new Error(
     `it failed or crashed at ${attemptsMax} deliveries, and is not handled any more`,
-  );
-}
-
-export function unidentified(): KeyInvalid {
-  return new KeyInvalid(
-    "The message has no id, so that its redelivery could not be recognised; let its publisher set one, or set `withoutId`",
   );
 }
 

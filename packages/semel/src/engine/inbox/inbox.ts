@@ -21,9 +21,18 @@ import type { OperationOptions } from "../policy.ts";
 import { Slots } from "../slots.ts";
 import type { TransactionHandler } from "../transactions.ts";
 import { claimTogether } from "./batch.ts";
-import { type Delivery, exhausted, orThrow, unidentified } from "./delivery.ts";
+import { type Delivery, exhausted, orThrow } from "./delivery.ts";
 import { type Marking, markBatch, transactTogether } from "./marked-batch.ts";
-import { assertId, assertWithoutId, keyOf, keyOfId, type WithoutId } from "./message-id.ts";
+import {
+  assertId,
+  assertWithoutId,
+  type Identity,
+  identityOf,
+  keyOf,
+  keyOfId,
+  type Unidentified,
+  type WithoutId,
+} from "./message-id.ts";
 
 export type { Delivery } from "./delivery.ts";
 
@@ -226,7 +235,7 @@ export class Inbox<Transaction = unknown> {
   /**
    * {@link process}, with every outcome as a value: what adapters of brokers are written on.
    *
-   * @throws only for what no redelivery can mend, such as a payload without a canonical form
+   * @throws only for a mistake of the program's, such as an id that is no string
    */
   async deliver(message: InboxMessage, handler: InboxHandler): Promise<Delivery> {
     assertFunction(handler, "deliver()");
@@ -281,16 +290,13 @@ export class Inbox<Transaction = unknown> {
   ): Promise<Delivery[]> {
     assertFunction(handler, "processBatch()");
     const policy = this.#idempotency.policy(this.#policy);
-    const fingerprintOf = fingerprinter();
     const deliveries = await this.#slots.run(() =>
       claimTogether(messages, {
         attemptsMax: this.attemptsMax,
-        keyOf: (message) => this.#keyOf(message),
+        identify: this.#identifier(),
         // A batch is handled as one: no message of it leaves early. What else a message has is the handler's.
-        requestOf: (key, message) => {
-          const fingerprint = fingerprintOf(message.payload);
-          return this.#idempotency.request({ key, scope: this.#scope, policy, fingerprint });
-        },
+        requestOf: (key, fingerprint) =>
+          this.#idempotency.request({ key, scope: this.#scope, policy, fingerprint }),
         admit: (requests) => this.#idempotency.beginTogether(requests),
         end: (request, admission, failure) =>
           this.#delivered(undefined, (guard) => {
@@ -322,7 +328,8 @@ export class Inbox<Transaction = unknown> {
     handler: (fresh: readonly Message[]) => unknown,
   ): Promise<("processed" | "duplicate")[]> {
     assertFunction(handler, "withinBatch()");
-    return markBatch(messages, this.#marking(executor), async (fresh, attempts) => {
+    const marking = this.#marking(executor, this.#identifier());
+    return markBatch(messages, marking, async (fresh, attempts) => {
       if (attempts.some((attempt) => attempt > this.attemptsMax)) {
         throw new OperationFailed(exhausted(this.attemptsMax));
       }
@@ -348,12 +355,13 @@ export class Inbox<Transaction = unknown> {
   ): Promise<Delivery[]> {
     assertFunction(handler, "transactionBatch()");
     this.#idempotency.assertTransactional();
+    const identify = this.#identifier();
     const deliveries = await this.#slots.run(() =>
       transactTogether(messages, {
-        keyOf: (message) => this.#keyOf(message),
+        identify,
         transact: (work) =>
           this.#idempotency.inTransaction((transaction, executor) =>
-            work(this.#marking(executor), (fresh) => handler(transaction, fresh)),
+            work(this.#marking(executor, identify), (fresh) => handler(transaction, fresh)),
           ),
         alone: (message) =>
           this.#transact({ id: message.id, payload: message.payload }, (transaction) =>
@@ -392,17 +400,25 @@ export class Inbox<Transaction = unknown> {
   expectRedelivery(horizonMs: number, broker: string): void {
     if (this.#isWarned || horizonMs <= this.#retentionMs) return;
     this.#isWarned = true;
+    const howLong = Number.isFinite(horizonMs) ? `for ${horizonMs} ms` : "at any time";
     process.emitWarning(
-      `The inbox of "${this.consumer}" remembers messages for ${this.#retentionMs} ms, but ${broker} may deliver one again for ${horizonMs} ms: set a longer \`retention\``,
+      `The inbox of "${this.consumer}" remembers messages for ${this.#retentionMs} ms, but ${broker} may deliver one again ${howLong}: set a longer \`retention\``,
       { code: "SEMEL_INBOX_RETENTION" },
     );
+  }
+
+  /** What becomes of a message of which nothing can be remembered. @internal */
+  unidentified(error: Unidentified): Delivery {
+    this.#counts.unidentified++;
+    return { kind: "unidentified", error };
   }
 
   /** Asks the engine to handle a message, and says what became of it. @internal */
   async attempt(message: InboxMessage, run: RunMessage): Promise<Delivery> {
     assertKnownOptions(message, MESSAGE_FIELDS, "A message");
-    const key = this.#keyOf(message);
-    if (key === undefined) return { kind: "unidentified", error: unidentified() };
+    assertId(message.id);
+    const key = keyOf(message, this.#withoutId);
+    if (typeof key !== "string") return { kind: "unidentified", error: key };
     const { payload, signal } = message;
     const request = {
       ...this.#policy,
@@ -442,14 +458,14 @@ export class Inbox<Transaction = unknown> {
     }
   }
 
-  #marking(executor: SqlExecutor): Marking {
+  #marking(executor: SqlExecutor, identify: (message: InboxMessage) => Identity): Marking {
     return {
-      keyOf: (message) => this.#keyOf(message),
+      identify,
       mark: (messages, work) => {
         const operations = messages.map((message) => {
-          const key = this.#keyOf(message);
-          if (key === undefined) throw unidentified();
-          return { key, payload: message.payload };
+          const identity = identify(message);
+          if (identity.key === undefined) throw identity.error;
+          return identity;
         });
         return this.#idempotency.markTogether(
           executor,
@@ -487,8 +503,9 @@ export class Inbox<Transaction = unknown> {
       case "outcome-unknown":
       case "operation-void":
         return { kind: "poison", attempt, error };
-      case "option-invalid":
       case "payload-invalid":
+        return { kind: "unidentified", error: error as Unidentified };
+      case "option-invalid":
       case "scope-missing":
         throw error;
       default:
@@ -505,9 +522,19 @@ export class Inbox<Transaction = unknown> {
     );
   }
 
-  #keyOf(message: InboxMessage): string | undefined {
-    assertId(message.id);
-    return keyOf(message, this.#withoutId);
+  /** Looks at each message of a batch once. */
+  #identifier(): (message: InboxMessage) => Identity {
+    const fingerprintOf = fingerprinter();
+    const known = new Map<InboxMessage, Identity>();
+    return (message) => {
+      let identity = known.get(message);
+      if (identity === undefined) {
+        assertId(message.id);
+        identity = identityOf(message, this.#withoutId, fingerprintOf);
+        known.set(message, identity);
+      }
+      return identity;
+    };
   }
 
   #counted(deliveries: Delivery[]): Delivery[] {

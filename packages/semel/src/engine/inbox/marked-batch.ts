@@ -2,12 +2,13 @@
 
 import type { MarkedWork } from "../marking.ts";
 import { withoutRepeats } from "./batch.ts";
-import { type Delivery, unidentified } from "./delivery.ts";
+import type { Delivery } from "./delivery.ts";
 import type { InboxMessage } from "./inbox.ts";
+import type { Identity } from "./message-id.ts";
 
 /** How messages are marked in a transaction. */
 export interface Marking {
-  keyOf(message: InboxMessage): string | undefined;
+  identify(message: InboxMessage): Identity;
   /** Marks messages, then does the work with what they are; when it throws, none is marked. */
   mark(messages: readonly InboxMessage[], work: MarkedWork): Promise<void>;
   /** Throws what the engine's refusal of a message means. */
@@ -25,7 +26,7 @@ export async function markBatch<Message extends InboxMessage>(
   batch: Marking,
   handle: (fresh: readonly Message[], attempts: readonly number[]) => unknown,
 ): Promise<("processed" | "duplicate")[]> {
-  const { first, again } = withoutRepeats(messages, batch.keyOf);
+  const { first, again } = withoutRepeats(messages, batch.identify);
   const fresh = new Set<number>();
   await batch.mark(picked(messages, first), async (marks) => {
     const attempts: number[] = [];
@@ -43,7 +44,7 @@ export async function markBatch<Message extends InboxMessage>(
 }
 
 export interface TransactedBatch<Message> {
-  keyOf(message: Message): string | undefined;
+  identify(message: InboxMessage): Identity;
   /** Does work in a transaction, and commits. */
   transact(
     work: (marking: Marking, handle: (fresh: readonly Message[]) => unknown) => Promise<void>,
@@ -64,12 +65,11 @@ export async function transactTogether<Message extends InboxMessage>(
   messages: readonly Message[],
   batch: TransactedBatch<Message>,
 ): Promise<Delivery[]> {
-  const deliveries: (Delivery | undefined)[] = messages.map((message) =>
-    batch.keyOf(message) === undefined
-      ? { kind: "unidentified", error: unidentified() }
-      : undefined,
-  );
-  const { first, again } = withoutRepeats(messages, batch.keyOf);
+  const deliveries = messages.map((message): Delivery | undefined => {
+    const identity = batch.identify(message);
+    return identity.key === undefined ? { kind: "unidentified", error: identity.error } : undefined;
+  });
+  const { first, again } = withoutRepeats(messages, batch.identify);
   const suspects = await transact(
     messages,
     first.filter((place) => deliveries[place] === undefined),
