@@ -17,6 +17,7 @@ import { Exchange, HttpLayer, type HttpOperation } from "../http/exchange.ts";
 import { discardBody, hasBody, isConsumed, peekBody } from "../http/node-body.ts";
 import { captureResponse } from "../http/node-capture.ts";
 import { headerLines } from "../http/node-exchange.ts";
+import { assertSendableReason, isBeyondAscii } from "../http/node-headers.ts";
 import { answerInTransaction } from "../http/node-transactional.ts";
 import { operationOf as operationOfMessage, setOperation } from "../http/operation-of.ts";
 import type { HttpOptions } from "../http/options.ts";
@@ -415,6 +416,7 @@ async function settle(
   // Fastify looks at them only when it writes, and what cannot be sent is no result.
   const fields = reply.getHeaders();
   const headers = sendable(pairsOf(fields));
+  assertSendableReason(raw);
   run.isSettling = true;
   setMethods(raw, run.original);
   const status = raw.statusCode;
@@ -432,7 +434,7 @@ async function settle(
     resetHeaders(reply, fields);
   }
   for (const [name, value] of answer.headers) reply.header(name, value);
-  return payload;
+  return isBeyondAscii(headers) ? body : payload;
 }
 
 /** @throws {TypeError} as Node does when it writes them */

@@ -20,6 +20,7 @@ import {
   withBody,
 } from "../http/fetch-body.ts";
 import { hasBody, isConsumed, peekBody } from "../http/node-body.ts";
+import { isBeyondAscii } from "../http/node-headers.ts";
 import { setOperation } from "../http/operation-of.ts";
 import type { HttpOptions } from "../http/options.ts";
 import type { HttpResponse } from "../http/response.ts";
@@ -268,8 +269,12 @@ async function settle(c: HonoContext, exchange: Exchange): Promise<void> {
   const { status, headers } = response;
   const body = typeof kept === "string" ? Buffer.from(kept) : (kept ?? new Uint8Array(0));
   const isWhole = body.byteLength <= exchange.resultBytesMax;
-  const answer = await exchange.respond({ status, headers: [...headers], body }, isWhole);
+  const lines = [...headers];
+  const answer = await exchange.respond({ status, headers: lines, body }, isWhole);
   if ("replacement" in answer) return setResponse(c, toResponse(answer.replacement));
+  if (kept !== null && messageOf(c) && isBeyondAscii(lines)) {
+    return setResponse(c, withBody(response, answer.headers, body));
+  }
   for (const [name, value] of answer.headers) headers.set(name, value);
 }
 

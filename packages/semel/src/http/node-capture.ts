@@ -7,10 +7,14 @@ import { systemClock } from "../clock.ts";
 import type { Answer } from "./exchange.ts";
 import {
   addHeaders,
+  assertSendableReason,
   headersOf,
+  isBeyondAscii,
+  reasonOf,
   restoreHeaders,
   sendResponse,
   setHeaderPairs,
+  setReason,
 } from "./node-headers.ts";
 import type { HttpResponse, MadeResponse } from "./response.ts";
 import { turnEnd } from "./turn.ts";
@@ -222,7 +226,8 @@ class Capture implements CapturedResponse {
     const response = this.#response;
     if (this.#ended || this.#streaming) return;
     response.statusCode = checkedStatus(status);
-    if (typeof reason === "string") response.statusMessage = reason;
+    if (typeof reason === "string") setReason(response, reason);
+    assertSendableReason(response);
     const given = typeof reason === "object" ? reason : headers;
     if (given === undefined || given === null) return;
     if (Array.isArray(given)) setHeaderPairs(response, given);
@@ -242,7 +247,7 @@ class Capture implements CapturedResponse {
     this.#length = 0;
     this.#tooLarge = false;
     response.statusCode = 200;
-    response.statusMessage = "";
+    setReason(response, "");
     restoreHeaders(response, this.#headersBefore);
   }
 
@@ -275,6 +280,7 @@ class Capture implements CapturedResponse {
     if (this.#streaming) return;
     const response = this.#response;
     const status = checkedStatus(response.statusCode);
+    assertSendableReason(response);
     if (this.#clientGone) this.#startGrace();
     else if (!response.headersSent) {
       const head = { status, headers: headersOf(response) };
@@ -326,6 +332,7 @@ class Capture implements CapturedResponse {
     const bytes =
       isWholeText || chunk === undefined || chunk === null ? undefined : toBytes(chunk, encoding);
     checkedStatus(this.#response.statusCode);
+    assertSendableReason(this.#response);
     this.#ended = true;
     if (isWholeText) this.#collectText(chunk);
     else if (bytes) this.#collect(bytes);
@@ -379,7 +386,8 @@ class Capture implements CapturedResponse {
     try {
       const response = this.#response;
       const body = this.#collected();
-      const { statusCode: status, statusMessage: reason } = response;
+      const { statusCode: status } = response;
+      const reason = reasonOf(response);
       const made = { status, headers: headersOf(response), body };
       const loss = this.#endWithoutResult(status);
       const isLost = loss !== undefined;
@@ -418,11 +426,12 @@ class Capture implements CapturedResponse {
     }
     // As the handler left it: an error handler may have touched it since.
     response.statusCode = made.status;
-    response.statusMessage = reason;
+    setReason(response, reason);
     restoreHeaders(response, made.headers);
     addHeaders(response, answer.headers);
     const isLast = made.body.length === 0 || !this.#exchange.isBuffered;
-    endWith(response, isLast ? end : { ...end, last: made.body });
+    const last = isLast ? end : { ...end, last: made.body };
+    endWith(response, isBeyondAscii(made.headers) ? inBytes(last) : last);
   }
 
   #uninstall(): void {
@@ -514,6 +523,10 @@ const LOST: Answer = { headers: [] };
 function endWith(response: ServerResponse, { last, encoding, callback }: End): void {
   if (last === undefined) response.end(callback as never);
   else response.end(last, encoding ?? "utf8", callback as never);
+}
+
+function inBytes({ last, encoding, callback }: End): End {
+  return { last: last && toBytes(last, encoding), encoding: undefined, callback };
 }
 
 /** As Node checks it, and as early: what cannot be sent must not become a result. */

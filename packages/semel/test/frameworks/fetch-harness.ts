@@ -16,6 +16,8 @@ import { listen } from "./node-server.ts";
 export const fetchHarness: FrameworkHarness = {
   name: "fetch",
   cannot: {
+    connections: "a Request has no connection",
+    informational: "a handler has one response to give",
     "failing-after-answer": "a handler ends by returning its response",
     mounting: "the Fetch standard has no routers",
     "outer-middleware": "there is no node:http response that middleware could patch",

@@ -1,7 +1,7 @@
 // `semel/hono` under the conformance suite of frameworks, behind `@hono/node-server`: the same handlers
 // said in Hono's own way where it has one, and as plain responses where it has none.
 
-import { getRequestListener } from "@hono/node-server";
+import { getRequestListener, type HttpBindings } from "@hono/node-server";
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { HTTPException } from "hono/http-exception";
 import { stream, streamSSE } from "hono/streaming";
@@ -14,6 +14,8 @@ import {
   EVERY_BYTE,
   type FrameworkHarness,
   fetchHandlers,
+  GIVEN,
+  headersOf,
   patterned,
   type Route,
   type ServeSetup,
@@ -22,7 +24,8 @@ import {
 import { listen } from "./node-server.ts";
 
 type Variables = { parsed: unknown };
-type HonoContext = Context<{ Variables: Variables }>;
+type Env = { Bindings: HttpBindings; Variables: Variables };
+type HonoContext = Context<Env>;
 type HonoHandler = (c: HonoContext) => Response | Promise<Response>;
 
 /** What Hono says in its own words. */
@@ -48,6 +51,22 @@ function honoHandlers(stage: Stage): Partial<Record<Route, HonoHandler>> {
     },
     binary: (c) => c.body(EVERY_BYTE, 200, { "Content-Type": stage.settings.contentType }),
     large: (c) => c.body(new Uint8Array(patterned(stage.settings.bytes))),
+    given: (c) => {
+      const { status, headers } = stage.settings;
+      for (const [name, value] of headersOf(headers)) c.header(name, value, { append: true });
+      const body = [204, 205, 304].includes(status) ? null : GIVEN;
+      return c.newResponse(body, status as 200);
+    },
+    "early-hints": (c) => {
+      c.env.outgoing.writeEarlyHints({ link: "</style.css>; rel=preload" });
+      return c.text("after hints");
+    },
+    "destroys-connection": async (c) => {
+      const run = stage.runs("destroys-connection");
+      c.env.incoming.socket.destroy();
+      await stage.pass("slow");
+      return c.json({ run });
+    },
     drip: (c) =>
       stream(c, async (stream) => {
         await stream.write(DRIP[0]);
@@ -76,7 +95,7 @@ function honoHandlers(stage: Stage): Partial<Record<Route, HonoHandler>> {
 }
 
 /** Reads the body by Hono's own means, as validators do. */
-const parse: MiddlewareHandler<{ Variables: Variables }> = async (c, next) => {
+const parse: MiddlewareHandler<Env> = async (c, next) => {
   const type = c.req.header("content-type");
   if (type === "application/json") {
     const parsed = await c.req.json().catch(() => {
@@ -93,6 +112,7 @@ export const honoHarness: FrameworkHarness = {
   name: "hono",
   cannot: {
     "failing-after-answer": "a handler ends by returning its response",
+    reason: "@hono/node-server sends no reason phrase",
     trailers: "a Response has no trailers",
   },
   async serve(setup) {
@@ -119,7 +139,7 @@ export function honoApp({ idempotency, options, stage, parsers }: ServeSetup): H
   const field = (c: HonoContext, name: string) => c.req.header(name);
   const routeOptions = { scope: "shared", ...options(field) } as HttpOptions<HonoContext>;
   const guard = idempotent(idempotency, routeOptions);
-  const routes = new Hono<{ Variables: Variables }>();
+  const routes = new Hono<Env>();
   for (const [route, handler] of Object.entries(handlers)) {
     if (parsers === "before") routes.use(`/${route}`, parse);
     routes.use(`/${route}`, guard, async (c, next) => {

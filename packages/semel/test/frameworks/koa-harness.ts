@@ -14,6 +14,8 @@ import {
   EVENTS,
   EVERY_BYTE,
   type FrameworkHarness,
+  GIVEN,
+  heedSignal,
   nodeHandlers,
   patterned,
   type Route,
@@ -33,6 +35,13 @@ function koaHandlers({ stage }: ServeSetup): Partial<Record<Route, KoaHandler>> 
     operation: (context) => {
       const { key, scope, attempt, signal } = context.state["operation"] ?? {};
       context.body = { key, scope, attempt, aborted: signal?.aborted };
+    },
+    "declares-unknown": (context) => {
+      operationOf(context)?.unknown("unsure");
+      context.body = "who knows";
+    },
+    "heeds-signal": async (context) => {
+      context.body = await heedSignal(operationOf(context), stage);
     },
     "declares-not-applied": (context) => {
       operationOf(context)?.notApplied();
@@ -105,6 +114,23 @@ function answering(stage: Stage): Partial<Record<Route, KoaHandler>> {
       context.status = stage.settings.status;
       context.set("Content-Type", "application/json");
       context.body = JSON.stringify({ run: stage.runs("status") });
+    },
+    given: (context) => {
+      const { status, reason, headers } = stage.settings;
+      for (const [name, value] of Object.entries(headers)) context.set(name, value);
+      context.body = GIVEN;
+      context.status = status;
+      if (reason !== "") context.message = reason;
+    },
+    "early-hints": (context) => {
+      context.res.writeEarlyHints({ link: "</style.css>; rel=preload" });
+      context.body = "after hints";
+    },
+    "destroys-connection": async (context) => {
+      const run = stage.runs("destroys-connection");
+      context.req.socket.destroy();
+      await stage.pass("slow");
+      context.body = { run };
     },
     slow: async (context) => {
       const run = stage.runs("slow");
