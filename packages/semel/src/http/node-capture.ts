@@ -16,6 +16,7 @@ import {
   setHeaderPairs,
   setReason,
 } from "./node-headers.ts";
+import { whenQueuedInVain } from "./queued-response.ts";
 import type { HttpResponse, MadeResponse } from "./response.ts";
 import { turnEnd } from "./turn.ts";
 
@@ -179,6 +180,7 @@ class Capture implements CapturedResponse {
   /** The handler was told that nobody listens. */
   #gaveUp = false;
   #cancelGrace: (() => void) | undefined;
+  #unqueue: () => void = nothing;
   /** The response is the application's again. */
   #over = false;
   /** The bytes that complete a declared length, which wait for the record. */
@@ -212,6 +214,7 @@ class Capture implements CapturedResponse {
     response[CAPTURE] = this;
     patch(response, METHODS);
     Object.defineProperty(response, "writableEnded", WRITABLE_ENDED);
+    this.#unqueue = whenQueuedInVain(response, () => this.#closed());
     this.#exchange.onFailed = () => {
       // Nobody is left to whom an error handler could speak, and nothing would end this stream.
       if (!this.#ended && this.#clientGone && this.#streaming) response.destroy();
@@ -436,6 +439,7 @@ class Capture implements CapturedResponse {
 
   #uninstall(): void {
     this.#cancelGrace?.();
+    this.#unqueue();
     this.#exchange.onFailed = undefined;
     this.#over = true;
     patch(this.#response, this.#original);
@@ -519,6 +523,8 @@ interface End {
 }
 
 const LOST: Answer = { headers: [] };
+
+function nothing(): void {}
 
 function endWith(response: ServerResponse, { last, encoding, callback }: End): void {
   if (last === undefined) response.end(callback as never);

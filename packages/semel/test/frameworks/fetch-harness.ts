@@ -39,6 +39,8 @@ export function bridge(handler: FetchRouteHandler) {
   return (message: IncomingMessage, response: ServerResponse): void => {
     const gone = new AbortController();
     response.once("close", () => gone.abort());
+    // What waits behind another answer on its connection is told nothing.
+    if (response.socket === null) message.socket.once("close", () => gone.abort());
     const answered = async () => {
       const answer = await handler(requestOf(message, gone.signal));
       response.writeHead(answer.status, answer.statusText || undefined, headersOf(answer));
