@@ -8,7 +8,7 @@ import type { Idempotency } from "../engine/idempotency.ts";
 import { exposedHeaders } from "../http/cors.ts";
 import { type Exchange, HttpLayer } from "../http/exchange.ts";
 import { admitNodeRequest, type NodeRequest } from "../http/node-exchange.ts";
-import { setReason } from "../http/node-headers.ts";
+import { breakOff, setReason } from "../http/node-headers.ts";
 import { answerInTransaction } from "../http/node-transactional.ts";
 import { operationOf, setOperation } from "../http/operation-of.ts";
 import type { HttpOptions } from "../http/options.ts";
@@ -273,7 +273,7 @@ function observeErrors(context: KoaContext, exchange: Exchange): void {
     exchange.failed(error);
     onerror.call(context, error);
     // Koa leaves a response open that had begun before its handler failed.
-    if (res.headersSent && !res.writableEnded) res.destroy();
+    if (res.headersSent && !res.writableEnded) breakOff(res);
   };
 }
 

@@ -4,7 +4,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Idempotency } from "../engine/idempotency.ts";
 import { type Exchange, HttpLayer } from "../http/exchange.ts";
 import { admitNodeRequest, type NodeRequest } from "../http/node-exchange.ts";
-import { setReason } from "../http/node-headers.ts";
+import { breakOff, setReason } from "../http/node-headers.ts";
 import { answerInTransaction } from "../http/node-transactional.ts";
 import type { HttpOptions } from "../http/options.ts";
 import { transactionalLayer } from "../http/transactional.ts";
@@ -106,7 +106,7 @@ function factsOf(request: IncomingMessage): NodeRequest<IncomingMessage> {
 /** Ends a response whose handler failed; where an answer has begun, breaks it off. */
 function answerFailure(response: ServerResponse): void {
   if (response.headersSent) {
-    if (!response.writableEnded) response.destroy();
+    if (!response.writableEnded) breakOff(response);
     return;
   }
   // What the handler said of its own body is not true of this one.

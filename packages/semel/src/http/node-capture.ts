@@ -5,9 +5,11 @@ import type { OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from "no
 import { types } from "node:util";
 import { systemClock } from "../clock.ts";
 import type { Answer } from "./exchange.ts";
+import { isHttp2 } from "./node-body.ts";
 import {
   addHeaders,
   assertSendableReason,
+  breakOff,
   headersOf,
   isBeyondAscii,
   reasonOf,
@@ -269,13 +271,16 @@ class Capture implements CapturedResponse {
 
   destroy(error: Error | undefined): void {
     if (!this.#ended) void this.#breakOff(error);
-    this.#original.destroy.call(this.#response, error);
+    if (isHttp2(this.#response.req)) breakOff(this.#response, error);
+    else this.#original.destroy.call(this.#response, error);
     // The connection is closed already; nobody else would say so.
     if (this.#clientGone) this.#announceClose();
   }
 
   emit(event: Parameters<ServerResponse["emit"]>): boolean {
     if (event[0] === "close" && !this.#over && this.#closed()) return true;
+    // Over HTTP/2, Node says so of a response whose client has left, and pipelines would believe it.
+    if (event[0] === "finish" && !this.#over) return true;
     return this.#original.emit.apply(this.#response, event);
   }
 
@@ -405,14 +410,14 @@ class Capture implements CapturedResponse {
     } catch (error) {
       // What can still fail is writing a head that Node refuses.
       this.#uninstall();
-      this.#response.destroy(error as Error);
+      breakOff(this.#response, error as Error);
     }
   }
 
   #endStream(answer: Answer, end: End): void {
     const response = this.#response;
     // Bytes of a superseded attempt have left already: break off rather than let two answers pass.
-    if (answer === LOST || "replacement" in answer) response.destroy();
+    if (answer === LOST || "replacement" in answer) breakOff(response);
     else {
       if (this.#withheld) response.write(this.#withheld);
       endWith(response, end);
@@ -473,6 +478,7 @@ class Capture implements CapturedResponse {
     response.destroyed = false;
     response._closed = false;
     Object.defineProperties(response, ABANDONED);
+    reopen(response);
     this.#bodyLost = response.req.readableLength > 0;
     if (this.#ended) return;
     if (this.#streaming) this.#startGrace();
@@ -512,6 +518,19 @@ class Capture implements CapturedResponse {
     response.destroyed = true;
     response._closed = true;
     this.#original.emit.call(response, "close");
+  }
+}
+
+/**
+ * Over HTTP/2, a response whose stream has closed takes no headers any more, and the record would have
+ * none: its own note of that, which has no name, is taken back.
+ */
+function reopen(response: ServerResponse): void {
+  if (!isHttp2(response.req)) return;
+  for (const symbol of Object.getOwnPropertySymbols(response)) {
+    if (symbol.description !== "state") continue;
+    const state: unknown = Reflect.get(response, symbol);
+    if (typeof state === "object" && state !== null && "closed" in state) state.closed = false;
   }
 }
 

@@ -2,6 +2,7 @@
 
 import { type ServerResponse, validateHeaderValue } from "node:http";
 import { exposedHeaders } from "./cors.ts";
+import { isHttp2 } from "./node-body.ts";
 import type { HttpResponse } from "./response.ts";
 
 /** What says something about one body (RFC 9110 §8, RFC 9530), unlike `Content-Security-Policy`. */
@@ -23,6 +24,18 @@ const OF_A_BODY = new Set([
   "transfer-encoding",
 ]);
 
+/** Breaks an answer off, so that nobody takes what has left for a whole one. */
+export function breakOff(response: ServerResponse, error?: Error): void {
+  const { req } = response;
+  if (!isHttp2(req)) {
+    response.destroy(error);
+    return;
+  }
+  // Without an error the stream would end as if it were whole. With one, Node emits it on the request.
+  req.on("error", () => {});
+  req.stream?.destroy(error ?? new Error("The response was broken off"));
+}
+
 /** The reason phrase that was chosen for a response, if one was; HTTP/2 has none (RFC 9113 §8.3.2). */
 export function reasonOf(response: ServerResponse): string {
   return hasReason(response) ? (response.statusMessage ?? "") : "";
@@ -33,7 +46,7 @@ export function setReason(response: ServerResponse, reason: string): void {
 }
 
 function hasReason({ req }: ServerResponse): boolean {
-  return req.httpVersionMajor < 2;
+  return !isHttp2(req);
 }
 
 /**

@@ -6,7 +6,7 @@ import { systemClock } from "../clock.ts";
 import { StoreUnavailable } from "../errors.ts";
 import { bounded } from "../retry.ts";
 import { type Answer, executedHeaders, type HttpLayer } from "./exchange.ts";
-import { discardBody, hasBody, isConsumed } from "./node-body.ts";
+import { discardBody, hasBody, hasLeft, isConsumed } from "./node-body.ts";
 import { type CapturedResponse, captureResponse, type ResponseTaker } from "./node-capture.ts";
 import { incomingRequest, type NodeRequest, sendInTurn } from "./node-exchange.ts";
 import { reasonOf, setReason } from "./node-headers.ts";
@@ -50,7 +50,7 @@ export async function answerInTransaction<Request, Transaction>(
   const asked = await layer.identify(incomingRequest(message, facts));
   if (asked.kind === "respond") return sendInTurn(message, response, asked.response);
   // The client left while its body was read. Nothing ran.
-  if (response.destroyed || message.readableAborted) return;
+  if (response.destroyed || hasLeft(message)) return;
   response.once("close", () => discardBody(message));
   const taker = new BufferedTaker(response, layer.policy.operation.leaseMs);
   const request = asked.kind === "operation" ? asked.request : undefined;

@@ -3,6 +3,7 @@
 
 import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
+import { isHttp2 } from "./node-body.ts";
 
 type Listeners = Set<() => void>;
 
@@ -16,7 +17,7 @@ const waiting = new WeakMap<Socket, Listeners>();
  */
 export function whenQueuedInVain(response: ServerResponse, listener: () => void): () => void {
   // It is given its connection when its turn comes; from then on it hears of the end itself.
-  if (response.socket !== null) return nothing;
+  if (response.socket !== null || isHttp2(response.req)) return nothing;
   const { socket } = response.req;
   if (socket.destroyed) {
     listener();

@@ -1,6 +1,7 @@
 // `semel/hono` under the conformance suite of frameworks, behind `@hono/node-server`: the same handlers
 // said in Hono's own way where it has one, and as plain responses where it has none.
 
+import type { RequestListener } from "node:http";
 import { getRequestListener, type HttpBindings } from "@hono/node-server";
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { HTTPException } from "hono/http-exception";
@@ -18,6 +19,7 @@ import {
   headersOf,
   patterned,
   type Route,
+  type Served,
   type ServeSetup,
   type Stage,
 } from "../../src/testing/framework-suite/index.ts";
@@ -108,21 +110,28 @@ const parse: MiddlewareHandler<Env> = async (c, next) => {
   return next();
 };
 
-export const honoHarness: FrameworkHarness = {
-  name: "hono",
-  cannot: {
-    "failing-after-answer": "a handler ends by returning its response",
-    reason: "@hono/node-server sends no reason phrase",
-    trailers: "a Response has no trailers",
-  },
-  async serve(setup) {
-    const handle = getRequestListener(honoApp(setup).fetch);
-    return listen((request, response) => {
-      setup.outside?.(request, response);
-      void handle(request, response);
-    });
-  },
-};
+export const honoHarness: FrameworkHarness = honoHarnessOn(listen);
+
+/** The harness, on a server of its own kind. */
+export function honoHarnessOn(
+  serve: (listener: RequestListener) => Promise<Served>,
+): FrameworkHarness {
+  return {
+    name: "hono",
+    cannot: {
+      "failing-after-answer": "a handler ends by returning its response",
+      reason: "@hono/node-server sends no reason phrase",
+      trailers: "a Response has no trailers",
+    },
+    async serve(setup) {
+      const handle = getRequestListener(honoApp(setup).fetch);
+      return serve((request, response) => {
+        setup.outside?.(request, response);
+        void handle(request, response);
+      });
+    },
+  };
+}
 
 export function honoApp({ idempotency, options, stage, parsers }: ServeSetup): Hono {
   const operations = new WeakMap<Request, HttpOperation>();

@@ -2,6 +2,7 @@
 // Koa's own way where it has one.
 
 import { createReadStream } from "node:fs";
+import type { RequestListener } from "node:http";
 import { PassThrough, Readable } from "node:stream";
 import type Koa from "koa";
 import type { Context, Middleware } from "koa";
@@ -20,6 +21,7 @@ import {
   patterned,
   type Route,
   SENT_HEADERS,
+  type Served,
   type ServeSetup,
   type Stage,
 } from "../../src/testing/framework-suite/index.ts";
@@ -221,7 +223,11 @@ const mounts: Middleware = async (context, next) => {
 };
 
 /** The harness of one major version. */
-export function koaHarness(name: string, Application: typeof Koa): FrameworkHarness {
+export function koaHarness(
+  name: string,
+  Application: typeof Koa,
+  serve: (listener: RequestListener) => Promise<Served> = listen,
+): FrameworkHarness {
   return {
     name,
     cannot: {},
@@ -251,7 +257,7 @@ export function koaHarness(name: string, Application: typeof Koa): FrameworkHarn
         context.res.statusCode = 200;
         return bare[route](context.req, context.res);
       });
-      return listen(app.callback());
+      return serve(app.callback());
     },
   };
 }
