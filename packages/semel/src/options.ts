@@ -35,6 +35,12 @@ export function assertOneOf(value: unknown, allowed: readonly string[], option: 
   );
 }
 
+/** Refuses a value that is neither true nor false, such as the text "false". */
+export function assertBoolean(value: unknown, option: string): void {
+  if (value === undefined || typeof value === "boolean") return;
+  throw new InvalidOption(`\`${option}\` must be true or false, got ${shown(value)}`);
+}
+
 /** Refuses a value that is not a whole number within bounds. */
 export function assertInteger(value: unknown, option: string, min: number, max: number): void {
   if (Number.isInteger(value) && (value as number) >= min && (value as number) <= max) return;

@@ -14,9 +14,10 @@ import type { Idempotency } from "../engine/idempotency.ts";
 import { BodyTooLarge, InvalidOption, NotApplied, StoreUnavailable } from "../errors.ts";
 import type { Body } from "../http/body-fingerprint.ts";
 import { Exchange, HttpLayer, type HttpOperation } from "../http/exchange.ts";
-import { discardBody, hasBody, isConsumed, peekBody } from "../http/node-body.ts";
+import { discardBody, hasBody, hasLeft, isConsumed, peekBody } from "../http/node-body.ts";
 import { captureResponse } from "../http/node-capture.ts";
 import { headerLines } from "../http/node-exchange.ts";
+import { assertSendableReason, isBeyondAscii } from "../http/node-headers.ts";
 import { answerInTransaction } from "../http/node-transactional.ts";
 import { operationOf as operationOfMessage, setOperation } from "../http/operation-of.ts";
 import type { HttpOptions } from "../http/options.ts";
@@ -339,7 +340,7 @@ function admit(layer: Layer): Hook {
         if (decision.kind === "pass") return done();
         if (decision.kind === "respond") return answer(request, reply, decision.response);
         const { exchange } = decision;
-        if (reply.sent || reply.raw.destroyed || raw.readableAborted) {
+        if (reply.sent || reply.raw.destroyed || hasLeft(raw)) {
           // The client left, or a time limit answered it, while the store was asked. Nothing ran.
           return exchange.fail(new NotApplied());
         }
@@ -415,6 +416,7 @@ async function settle(
   // Fastify looks at them only when it writes, and what cannot be sent is no result.
   const fields = reply.getHeaders();
   const headers = sendable(pairsOf(fields));
+  assertSendableReason(raw);
   run.isSettling = true;
   setMethods(raw, run.original);
   const status = raw.statusCode;
@@ -432,7 +434,7 @@ async function settle(
     resetHeaders(reply, fields);
   }
   for (const [name, value] of answer.headers) reply.header(name, value);
-  return payload;
+  return isBeyondAscii(headers) ? body : payload;
 }
 
 /** @throws {TypeError} as Node does when it writes them */
@@ -490,6 +492,8 @@ const STARTING: RawMethods = {
   emit(this: ServerResponse, ...event: Parameters<ServerResponse["emit"]>): boolean {
     const run = pending.get(this);
     if (run === undefined || !("exchange" in run)) return Reflect.apply(this.emit, this, event);
+    // Over HTTP/2, Node says so of a response whose client has left.
+    if (event[0] === "finish") return true;
     if (event[0] !== "close") return Reflect.apply(run.original.emit, this, event);
     capture(this, run);
     return this.emit("close");

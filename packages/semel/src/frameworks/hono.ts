@@ -2,7 +2,7 @@
 // request's body is read and put back below the Fetch standard, and a response's body is taken from
 // where that server keeps it: neither a clone of the request nor a second response has to be made.
 
-import { IncomingMessage } from "node:http";
+import { IncomingMessage, ServerResponse } from "node:http";
 import type { Idempotency } from "../engine/idempotency.ts";
 import { NotApplied, StoreUnavailable } from "../errors.ts";
 import type { Body } from "../http/body-fingerprint.ts";
@@ -20,8 +20,10 @@ import {
   withBody,
 } from "../http/fetch-body.ts";
 import { hasBody, isConsumed, peekBody } from "../http/node-body.ts";
+import { isBeyondAscii } from "../http/node-headers.ts";
 import { setOperation } from "../http/operation-of.ts";
 import type { HttpOptions } from "../http/options.ts";
+import { whenQueuedInVain } from "../http/queued-response.ts";
 import type { HttpResponse } from "../http/response.ts";
 import { makeInTransaction, transactionalLayer } from "../http/transactional.ts";
 
@@ -263,14 +265,27 @@ async function settle(c: HonoContext, exchange: Exchange): Promise<void> {
   const response = c.res;
   const kept = keptBody(response);
   if (kept === undefined) {
-    return setResponse(c, await captureFetchResponse(response, exchange, c.req.raw.signal));
+    return setResponse(c, await captureFetchResponse(response, exchange, departure(c)));
   }
   const { status, headers } = response;
   const body = typeof kept === "string" ? Buffer.from(kept) : (kept ?? new Uint8Array(0));
   const isWhole = body.byteLength <= exchange.resultBytesMax;
-  const answer = await exchange.respond({ status, headers: [...headers], body }, isWhole);
+  const lines = [...headers];
+  const answer = await exchange.respond({ status, headers: lines, body }, isWhole);
   if ("replacement" in answer) return setResponse(c, toResponse(answer.replacement));
+  if (kept !== null && messageOf(c) && isBeyondAscii(lines)) {
+    return setResponse(c, withBody(response, answer.headers, body));
+  }
   for (const [name, value] of answer.headers) headers.set(name, value);
+}
+
+/** Aborts when the client leaves, also where the answer waits behind others on its connection. */
+function departure({ req, env }: HonoContext): AbortSignal {
+  const { signal } = req.raw;
+  if (!(env?.outgoing instanceof ServerResponse)) return signal;
+  const inVain = new AbortController();
+  whenQueuedInVain(env.outgoing, () => inVain.abort());
+  return AbortSignal.any([signal, inVain.signal]);
 }
 
 function setResponse(c: HonoContext, response: Response): void {

@@ -8,6 +8,7 @@ import type { Idempotency } from "../engine/idempotency.ts";
 import { exposedHeaders } from "../http/cors.ts";
 import { type Exchange, HttpLayer } from "../http/exchange.ts";
 import { admitNodeRequest, type NodeRequest } from "../http/node-exchange.ts";
+import { breakOff, setReason } from "../http/node-headers.ts";
 import { answerInTransaction } from "../http/node-transactional.ts";
 import { operationOf, setOperation } from "../http/operation-of.ts";
 import type { HttpOptions } from "../http/options.ts";
@@ -196,7 +197,7 @@ class HeldContext {
     const exposed = exposedHeaders((name) => res.getHeader(name));
     if (exposed !== undefined) res.setHeader("access-control-expose-headers", exposed);
     res.statusCode = status;
-    res.statusMessage = "";
+    setReason(res, "");
   }
 }
 
@@ -272,7 +273,7 @@ function observeErrors(context: KoaContext, exchange: Exchange): void {
     exchange.failed(error);
     onerror.call(context, error);
     // Koa leaves a response open that had begun before its handler failed.
-    if (res.headersSent && !res.writableEnded) res.destroy();
+    if (res.headersSent && !res.writableEnded) breakOff(res);
   };
 }
 

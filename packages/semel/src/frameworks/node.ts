@@ -4,6 +4,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Idempotency } from "../engine/idempotency.ts";
 import { type Exchange, HttpLayer } from "../http/exchange.ts";
 import { admitNodeRequest, type NodeRequest } from "../http/node-exchange.ts";
+import { breakOff, setReason } from "../http/node-headers.ts";
 import { answerInTransaction } from "../http/node-transactional.ts";
 import type { HttpOptions } from "../http/options.ts";
 import { transactionalLayer } from "../http/transactional.ts";
@@ -105,13 +106,13 @@ function factsOf(request: IncomingMessage): NodeRequest<IncomingMessage> {
 /** Ends a response whose handler failed; where an answer has begun, breaks it off. */
 function answerFailure(response: ServerResponse): void {
   if (response.headersSent) {
-    if (!response.writableEnded) response.destroy();
+    if (!response.writableEnded) breakOff(response);
     return;
   }
   // What the handler said of its own body is not true of this one.
   for (const name of response.getHeaderNames()) response.removeHeader(name);
   response.statusCode = 500;
-  response.statusMessage = "";
+  setReason(response, "");
   response.setHeader("content-type", "application/problem+json");
   response.end(JSON.stringify({ title: "Internal Server Error", status: 500 }));
 }

@@ -5,10 +5,34 @@ import { EventEmitter } from "node:events";
 import type { IncomingMessage } from "node:http";
 import { BodyIncomplete, BodyTooLarge } from "../errors.ts";
 
-/** Whether the request announces a body (RFC 9112 §6.3). */
+/** Whether the request announces a body (RFC 9112 §6.3, RFC 9113 §8.1). */
 export function hasBody(request: IncomingMessage): boolean {
+  // Over HTTP/2 no header need say so: a body is what comes after the head.
+  if (isHttp2(request)) return request.stream?.endAfterHeaders !== true;
   const length = request.headers["content-length"];
   return (length !== undefined && length !== "0") || "transfer-encoding" in request.headers;
+}
+
+/** What `node:http2` hands out in the place of an `IncomingMessage`. */
+interface Http2Request extends IncomingMessage {
+  /** Gone when the stream has closed. */
+  stream?: { endAfterHeaders: boolean; destroy(error: Error): void };
+}
+
+export function isHttp2(request: IncomingMessage): request is Http2Request {
+  return request.httpVersionMajor >= 2;
+}
+
+/** Whether the client is known to have left, and its body with it. */
+export function hasLeft(request: IncomingMessage): boolean {
+  return request.readableAborted || (isHttp2(request) && request.aborted);
+}
+
+/** Whether all of the body has come, read or not. */
+function isWhole(request: IncomingMessage): boolean {
+  // There, `complete` says that it was read to its end, or that it was aborted.
+  if (!isHttp2(request)) return request.complete;
+  return (request as unknown as ReadableInside)._readableState.ended && !request.aborted;
 }
 
 /** Whether somebody already read the body, or began to. */
@@ -51,14 +75,14 @@ export function peekBody(
         length += chunk.length;
         if (length > bytesMax) return settle(new BodyTooLarge(bytesMax));
       }
-      if (request.complete) settle();
+      if (isWhole(request)) settle();
     };
     const onError = (cause: Error) => settle(new BodyIncomplete({ cause }));
     const onClose = () => settle(new BodyIncomplete());
     on.call(request, "readable", onReadable);
     request.on("error", onError).on("close", onClose);
     if (request.destroyed) onClose();
-    else if (request.complete || request.readableLength > 0) onReadable();
+    else if (isWhole(request) || request.readableLength > 0) onReadable();
     else request.read(0);
   });
 }
@@ -68,10 +92,9 @@ export function peekBody(
  * nothing is read, listened to or put back.
  */
 function arrivedBody(request: IncomingMessage, declared: number): Buffer | undefined {
-  const { readableLength, destroyed, complete } = request;
-  if (readableLength === 0 || destroyed || !(complete || readableLength === declared)) {
-    return undefined;
-  }
+  const { readableLength, destroyed } = request;
+  if (readableLength === 0 || destroyed) return undefined;
+  if (!isWhole(request) && readableLength !== declared) return undefined;
   const { buffer } = (request as unknown as ReadableInside)._readableState;
   const [only] = buffer ?? [];
   return only instanceof Buffer && only.length === readableLength ? only : undefined;
@@ -90,6 +113,8 @@ function putBack(request: IncomingMessage, body: Buffer): void {
 interface ReadableInside {
   _readableState: {
     dataEmitted: boolean;
+    /** Nothing more comes. */
+    ended: boolean;
     /** What waits to be read: a list of its own kind, or an array, as Node's version has it. */
     buffer?: Iterable<unknown>;
   };

@@ -5,13 +5,20 @@ import type { OutgoingHttpHeader, OutgoingHttpHeaders, ServerResponse } from "no
 import { types } from "node:util";
 import { systemClock } from "../clock.ts";
 import type { Answer } from "./exchange.ts";
+import { isHttp2 } from "./node-body.ts";
 import {
   addHeaders,
+  assertSendableReason,
+  breakOff,
   headersOf,
+  isBeyondAscii,
+  reasonOf,
   restoreHeaders,
   sendResponse,
   setHeaderPairs,
+  setReason,
 } from "./node-headers.ts";
+import { whenQueuedInVain } from "./queued-response.ts";
 import type { HttpResponse, MadeResponse } from "./response.ts";
 import { turnEnd } from "./turn.ts";
 
@@ -175,6 +182,7 @@ class Capture implements CapturedResponse {
   /** The handler was told that nobody listens. */
   #gaveUp = false;
   #cancelGrace: (() => void) | undefined;
+  #unqueue: () => void = nothing;
   /** The response is the application's again. */
   #over = false;
   /** The bytes that complete a declared length, which wait for the record. */
@@ -208,6 +216,7 @@ class Capture implements CapturedResponse {
     response[CAPTURE] = this;
     patch(response, METHODS);
     Object.defineProperty(response, "writableEnded", WRITABLE_ENDED);
+    this.#unqueue = whenQueuedInVain(response, () => this.#closed());
     this.#exchange.onFailed = () => {
       // Nobody is left to whom an error handler could speak, and nothing would end this stream.
       if (!this.#ended && this.#clientGone && this.#streaming) response.destroy();
@@ -222,7 +231,8 @@ class Capture implements CapturedResponse {
     const response = this.#response;
     if (this.#ended || this.#streaming) return;
     response.statusCode = checkedStatus(status);
-    if (typeof reason === "string") response.statusMessage = reason;
+    if (typeof reason === "string") setReason(response, reason);
+    assertSendableReason(response);
     const given = typeof reason === "object" ? reason : headers;
     if (given === undefined || given === null) return;
     if (Array.isArray(given)) setHeaderPairs(response, given);
@@ -242,7 +252,7 @@ class Capture implements CapturedResponse {
     this.#length = 0;
     this.#tooLarge = false;
     response.statusCode = 200;
-    response.statusMessage = "";
+    setReason(response, "");
     restoreHeaders(response, this.#headersBefore);
   }
 
@@ -261,13 +271,16 @@ class Capture implements CapturedResponse {
 
   destroy(error: Error | undefined): void {
     if (!this.#ended) void this.#breakOff(error);
-    this.#original.destroy.call(this.#response, error);
+    if (isHttp2(this.#response.req)) breakOff(this.#response, error);
+    else this.#original.destroy.call(this.#response, error);
     // The connection is closed already; nobody else would say so.
     if (this.#clientGone) this.#announceClose();
   }
 
   emit(event: Parameters<ServerResponse["emit"]>): boolean {
     if (event[0] === "close" && !this.#over && this.#closed()) return true;
+    // Over HTTP/2, Node says so of a response whose client has left, and pipelines would believe it.
+    if (event[0] === "finish" && !this.#over) return true;
     return this.#original.emit.apply(this.#response, event);
   }
 
@@ -275,6 +288,7 @@ class Capture implements CapturedResponse {
     if (this.#streaming) return;
     const response = this.#response;
     const status = checkedStatus(response.statusCode);
+    assertSendableReason(response);
     if (this.#clientGone) this.#startGrace();
     else if (!response.headersSent) {
       const head = { status, headers: headersOf(response) };
@@ -326,6 +340,7 @@ class Capture implements CapturedResponse {
     const bytes =
       isWholeText || chunk === undefined || chunk === null ? undefined : toBytes(chunk, encoding);
     checkedStatus(this.#response.statusCode);
+    assertSendableReason(this.#response);
     this.#ended = true;
     if (isWholeText) this.#collectText(chunk);
     else if (bytes) this.#collect(bytes);
@@ -379,7 +394,8 @@ class Capture implements CapturedResponse {
     try {
       const response = this.#response;
       const body = this.#collected();
-      const { statusCode: status, statusMessage: reason } = response;
+      const { statusCode: status } = response;
+      const reason = reasonOf(response);
       const made = { status, headers: headersOf(response), body };
       const loss = this.#endWithoutResult(status);
       const isLost = loss !== undefined;
@@ -394,14 +410,14 @@ class Capture implements CapturedResponse {
     } catch (error) {
       // What can still fail is writing a head that Node refuses.
       this.#uninstall();
-      this.#response.destroy(error as Error);
+      breakOff(this.#response, error as Error);
     }
   }
 
   #endStream(answer: Answer, end: End): void {
     const response = this.#response;
     // Bytes of a superseded attempt have left already: break off rather than let two answers pass.
-    if (answer === LOST || "replacement" in answer) response.destroy();
+    if (answer === LOST || "replacement" in answer) breakOff(response);
     else {
       if (this.#withheld) response.write(this.#withheld);
       endWith(response, end);
@@ -418,15 +434,17 @@ class Capture implements CapturedResponse {
     }
     // As the handler left it: an error handler may have touched it since.
     response.statusCode = made.status;
-    response.statusMessage = reason;
+    setReason(response, reason);
     restoreHeaders(response, made.headers);
     addHeaders(response, answer.headers);
     const isLast = made.body.length === 0 || !this.#exchange.isBuffered;
-    endWith(response, isLast ? end : { ...end, last: made.body });
+    const last = isLast ? end : { ...end, last: made.body };
+    endWith(response, isBeyondAscii(made.headers) ? inBytes(last) : last);
   }
 
   #uninstall(): void {
     this.#cancelGrace?.();
+    this.#unqueue();
     this.#exchange.onFailed = undefined;
     this.#over = true;
     patch(this.#response, this.#original);
@@ -460,6 +478,7 @@ class Capture implements CapturedResponse {
     response.destroyed = false;
     response._closed = false;
     Object.defineProperties(response, ABANDONED);
+    reopen(response);
     this.#bodyLost = response.req.readableLength > 0;
     if (this.#ended) return;
     if (this.#streaming) this.#startGrace();
@@ -502,6 +521,19 @@ class Capture implements CapturedResponse {
   }
 }
 
+/**
+ * Over HTTP/2, a response whose stream has closed takes no headers any more, and the record would have
+ * none: its own note of that, which has no name, is taken back.
+ */
+function reopen(response: ServerResponse): void {
+  if (!isHttp2(response.req)) return;
+  for (const symbol of Object.getOwnPropertySymbols(response)) {
+    if (symbol.description !== "state") continue;
+    const state: unknown = Reflect.get(response, symbol);
+    if (typeof state === "object" && state !== null && "closed" in state) state.closed = false;
+  }
+}
+
 /** What the handler ended its response with. */
 interface End {
   last: Chunk | undefined;
@@ -511,9 +543,15 @@ interface End {
 
 const LOST: Answer = { headers: [] };
 
+function nothing(): void {}
+
 function endWith(response: ServerResponse, { last, encoding, callback }: End): void {
   if (last === undefined) response.end(callback as never);
   else response.end(last, encoding ?? "utf8", callback as never);
+}
+
+function inBytes({ last, encoding, callback }: End): End {
+  return { last: last && toBytes(last, encoding), encoding: undefined, callback };
 }
 
 /** As Node checks it, and as early: what cannot be sent must not become a result. */

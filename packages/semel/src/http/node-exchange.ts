@@ -5,7 +5,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { InvalidOption, KeyInvalid, NotApplied } from "../errors.ts";
 import type { Body } from "./body-fingerprint.ts";
 import type { Exchange, HttpLayer, IncomingRequest } from "./exchange.ts";
-import { discardBody, hasBody, isConsumed, peekBody } from "./node-body.ts";
+import { discardBody, hasBody, hasLeft, isConsumed, peekBody } from "./node-body.ts";
 import { captureResponse } from "./node-capture.ts";
 import { sendResponse } from "./node-headers.ts";
 import { operationOf, setOperation } from "./operation-of.ts";
@@ -42,7 +42,7 @@ export async function admitNodeRequest<Request>(
     return "answered";
   }
   const { exchange } = decision;
-  if (response.destroyed || message.readableAborted) {
+  if (response.destroyed || hasLeft(message)) {
     // The client left while the store was asked, and its body with it. Nothing ran.
     await exchange.fail(new NotApplied());
     return "answered";

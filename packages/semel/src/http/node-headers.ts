@@ -1,7 +1,8 @@
 // The headers of a `node:http` response: read, put back, added to; and responses that no handler made.
 
-import type { ServerResponse } from "node:http";
+import { type ServerResponse, validateHeaderValue } from "node:http";
 import { exposedHeaders } from "./cors.ts";
+import { isHttp2 } from "./node-body.ts";
 import type { HttpResponse } from "./response.ts";
 
 /** What says something about one body (RFC 9110 §8, RFC 9530), unlike `Content-Security-Policy`. */
@@ -23,6 +24,58 @@ const OF_A_BODY = new Set([
   "transfer-encoding",
 ]);
 
+/** Breaks an answer off, so that nobody takes what has left for a whole one. */
+export function breakOff(response: ServerResponse, error?: Error): void {
+  const { req } = response;
+  if (!isHttp2(req)) {
+    response.destroy(error);
+    return;
+  }
+  // Without an error the stream would end as if it were whole. With one, Node emits it on the request.
+  req.on("error", () => {});
+  req.stream?.destroy(error ?? new Error("The response was broken off"));
+}
+
+/** The reason phrase that was chosen for a response, if one was; HTTP/2 has none (RFC 9113 §8.3.2). */
+export function reasonOf(response: ServerResponse): string {
+  return hasReason(response) ? (response.statusMessage ?? "") : "";
+}
+
+export function setReason(response: ServerResponse, reason: string): void {
+  if (hasReason(response)) response.statusMessage = reason;
+}
+
+function hasReason({ req }: ServerResponse): boolean {
+  return !isHttp2(req);
+}
+
+/**
+ * Refuses a reason phrase as Node does, and as early: what cannot be sent must not become a result.
+ *
+ * @throws {TypeError} having taken it off, so that the failure can be answered
+ */
+export function assertSendableReason(response: ServerResponse): void {
+  const reason = reasonOf(response);
+  if (reason === "") return;
+  try {
+    validateHeaderValue("statusMessage", reason);
+  } catch (error) {
+    setReason(response, "");
+    throw error;
+  }
+}
+
+const BEYOND_ASCII = /[\x80-\xff]/;
+
+/**
+ * Whether a head must leave with bytes: with a text, Node writes it in the text's encoding, UTF-8,
+ * instead of the Latin-1 that header values are made of, and its replay would be another.
+ */
+export function isBeyondAscii(headers: HttpResponse["headers"]): boolean {
+  for (const [, value] of headers) if (BEYOND_ASCII.test(value)) return true;
+  return false;
+}
+
 /** Sends a response that no handler made. */
 export function sendResponse(
   response: ServerResponse,
@@ -33,7 +86,7 @@ export function sendResponse(
     if (OF_A_BODY.has(name)) response.removeHeader(name);
   }
   response.statusCode = status;
-  response.statusMessage = "";
+  setReason(response, "");
   const seen = new Set<string>();
   for (const [name, value] of headers) {
     if (seen.has(name)) response.appendHeader(name, value);

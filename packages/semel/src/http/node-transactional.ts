@@ -6,9 +6,10 @@ import { systemClock } from "../clock.ts";
 import { StoreUnavailable } from "../errors.ts";
 import { bounded } from "../retry.ts";
 import { type Answer, executedHeaders, type HttpLayer } from "./exchange.ts";
-import { discardBody, hasBody, isConsumed } from "./node-body.ts";
+import { discardBody, hasBody, hasLeft, isConsumed } from "./node-body.ts";
 import { type CapturedResponse, captureResponse, type ResponseTaker } from "./node-capture.ts";
 import { incomingRequest, type NodeRequest, sendInTurn } from "./node-exchange.ts";
+import { reasonOf, setReason } from "./node-headers.ts";
 import { setOperation } from "./operation-of.ts";
 import type { HttpResponse, MadeResponse } from "./response.ts";
 import { makeInTransaction } from "./transactional.ts";
@@ -49,7 +50,7 @@ export async function answerInTransaction<Request, Transaction>(
   const asked = await layer.identify(incomingRequest(message, facts));
   if (asked.kind === "respond") return sendInTurn(message, response, asked.response);
   // The client left while its body was read. Nothing ran.
-  if (response.destroyed || message.readableAborted) return;
+  if (response.destroyed || hasLeft(message)) return;
   response.once("close", () => discardBody(message));
   const taker = new BufferedTaker(response, layer.policy.operation.leaseMs);
   const request = asked.kind === "operation" ? asked.request : undefined;
@@ -101,7 +102,7 @@ class BufferedTaker implements ResponseTaker {
   onFailed: (() => void) | undefined;
   readonly #response: ServerResponse;
   /** As it was before the handler. */
-  readonly #status: Pick<ServerResponse, "statusCode" | "statusMessage">;
+  readonly #status: { readonly code: number; readonly reason: string };
   #captured: CapturedResponse | undefined;
   #made: { resolve(response: HttpResponse): void; reject(error: unknown): void } | undefined;
   #leave: ((answer: Answer | undefined) => void) | undefined;
@@ -110,8 +111,7 @@ class BufferedTaker implements ResponseTaker {
   constructor(response: ServerResponse, leaseMs: number) {
     this.#response = response;
     this.leaseMs = leaseMs;
-    const { statusCode, statusMessage } = response;
-    this.#status = { statusCode, statusMessage };
+    this.#status = { code: response.statusCode, reason: reasonOf(response) };
   }
 
   /** The response that is made next; what was made before never leaves. */
@@ -135,7 +135,7 @@ class BufferedTaker implements ResponseTaker {
   release(): void {
     this.#forget();
     this.#captured?.release();
-    Object.assign(this.#response, this.#status);
+    this.#restoreStatus();
   }
 
   /** What was made never leaves; what is made instead leaves at its end. */
@@ -152,7 +152,12 @@ class BufferedTaker implements ResponseTaker {
   #reset(): void {
     this.#forget();
     this.#captured?.reset();
-    Object.assign(this.#response, this.#status);
+    this.#restoreStatus();
+  }
+
+  #restoreStatus(): void {
+    this.#response.statusCode = this.#status.code;
+    setReason(this.#response, this.#status.reason);
   }
 
   #forget(): void {

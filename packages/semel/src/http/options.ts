@@ -4,7 +4,7 @@ import type { Idempotency } from "../engine/idempotency.ts";
 import { OPERATION_OPTIONS, type OperationOptions, type Policy } from "../engine/policy.ts";
 import { InvalidOption } from "../errors.ts";
 import type { FingerprintSelection } from "../fingerprint.ts";
-import { assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
+import { assertBoolean, assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
 import { type BodyFingerprinter, bodyFingerprinter } from "./body-fingerprint.ts";
 import type { HttpResponse } from "./response.ts";
 import { headerFilter, type StoredHeaders } from "./response.ts";
@@ -122,7 +122,9 @@ export function httpPolicy<Request>(
     );
   }
   assertOneOf(syntax, ["lenient", "strict"], "syntax");
-  if (!TOKEN.test(header)) throw new InvalidOption("`header` must be the name of an HTTP field");
+  assertBoolean(options.required, "required");
+  if (typeof header !== "string" || !TOKEN.test(header))
+    throw new InvalidOption("`header` must be the name of an HTTP field");
   if (key !== undefined && typeof key !== "function") {
     throw new InvalidOption("`key` must be a function of the request");
   }
@@ -147,7 +149,7 @@ export function httpPolicy<Request>(
     storesHeader: headerFilter(storedHeaders),
     replaysCors: storedHeaders.cors ?? false,
     documentation: documentation === undefined ? undefined : checkedUrl(documentation),
-    operation: idempotency.policy(options),
+    operation: idempotency.policy(ofFailures(options)),
   };
 }
 
@@ -194,6 +196,12 @@ function storing(options: HttpOptions<never>): HttpOptions<never>["shouldStore"]
   }
   if (shouldStore === undefined || typeof shouldStore === "function") return shouldStore;
   throw new InvalidOption("`shouldStore` must be a function of the response");
+}
+
+/** `"stripe"` keeps failures as well, where a framework leaves none but what was thrown. */
+function ofFailures(options: HttpOptions<never>): HttpOptions<never> {
+  const { semantics, onError = "store" } = options;
+  return semantics === undefined ? options : { ...options, onError };
 }
 
 function checkedUrl(url: string): string {

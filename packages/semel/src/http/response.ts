@@ -118,7 +118,11 @@ function lowerCase(names: unknown, option: string): string[] {
   if (!Array.isArray(names)) {
     throw new InvalidOption(`\`${option}\` must be a list of header names`);
   }
-  return names.map((name) => String(name).toLowerCase());
+  return names.map((name) => {
+    const lower = String(name).toLowerCase();
+    if (FIELD_NAME.test(lower)) return lower;
+    throw new InvalidOption(`\`${option}\` holds ${shown(name)}, which is no name of a header`);
+  });
 }
 
 function isCors(name: string): boolean {

@@ -3,7 +3,7 @@
 import { OPERATION_OPTIONS, type OperationOptions } from "../engine/policy.ts";
 import { InvalidOption } from "../errors.ts";
 import type { FingerprintSelection } from "../fingerprint.ts";
-import { assertKnownOptions, assertOneOf, shown } from "../options.ts";
+import { assertBoolean, assertKnownOptions, assertOneOf, shown } from "../options.ts";
 import type { ToolExtra } from "./types.ts";
 
 /** Options of {@link idempotentTool}. */
@@ -82,9 +82,4 @@ export function assertToolOptions(options: Unchecked): void {
   if (derive !== undefined) assertOneOf(derive, ["session-and-arguments"], "derive");
   assertBoolean(required, "required");
   assertBoolean(structuredErrors, "structuredErrors");
-}
-
-function assertBoolean(value: unknown, option: string): void {
-  if (value === undefined || typeof value === "boolean") return;
-  throw new InvalidOption(`\`${option}\` must be true or false, got ${shown(value)}`);
 }

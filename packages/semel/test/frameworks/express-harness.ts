@@ -10,6 +10,7 @@ import {
   counted,
   EVERY_BYTE,
   type FrameworkHarness,
+  GIVEN,
   nodeHandlers,
   patterned,
   type Route,
@@ -33,6 +34,11 @@ function expressHandlers({ stage }: ServeSetup): Partial<Record<Route, ExpressHa
     empty: (_, response) => response.send(""),
     binary: (_, response) =>
       response.set("Content-Type", stage.settings.contentType).send(Buffer.from(EVERY_BYTE)),
+    given: (_, response) => {
+      const { status, reason, headers } = stage.settings;
+      if (reason !== "") response.statusMessage = reason;
+      response.status(status).set(headers).send(GIVEN);
+    },
     large: (_, response) => response.send(patterned(stage.settings.bytes)),
     file: (_, response) => response.sendFile(stage.file.path),
     "throws-after-answer": (_, response) => {

@@ -20,6 +20,8 @@ import {
   DRIP,
   EVERY_BYTE,
   type FrameworkHarness,
+  GIVEN,
+  heedSignal,
   nodeHandlers,
   patterned,
   type Route,
@@ -70,6 +72,26 @@ function fastifyHandlers(stage: Stage): Partial<Record<Route, FastifyHandler>> {
       const body = Buffer.from(JSON.stringify({ run: stage.runs("status") }));
       reply.code(stage.settings.status).type("application/json").send(body);
     },
+    given: (_, reply) => {
+      const { status, reason, headers } = stage.settings;
+      if (reason !== "") reply.raw.statusMessage = reason;
+      reply.code(status).headers(headers).send(GIVEN);
+    },
+    "early-hints": (_, reply) => {
+      reply.raw.writeEarlyHints({ link: "</style.css>; rel=preload" });
+      reply.send("after hints");
+    },
+    "destroys-connection": async ({ raw }) => {
+      const run = stage.runs("destroys-connection");
+      raw.socket.destroy();
+      await stage.pass("slow");
+      return { run };
+    },
+    "ends-twice": (_, reply) => {
+      reply.code(201).type("text/plain").send("whole");
+      reply.send("again");
+    },
+    "heeds-signal": (request) => heedSignal(operationOf(request), stage),
     slow: async () => {
       const run = stage.runs("slow");
       await stage.pass("slow");
@@ -102,6 +124,10 @@ function fastifyHandlers(stage: Stage): Partial<Record<Route, FastifyHandler>> {
     "declares-hold": (request, reply) => {
       operationOf(request)?.hold("unsure");
       reply.send("who knows");
+    },
+    "declares-unknown": async (request) => {
+      operationOf(request)?.unknown("unsure");
+      return "who knows";
     },
     operation: async (request) => {
       const { key, scope, attempt, signal } = operationOf(request) ?? {};

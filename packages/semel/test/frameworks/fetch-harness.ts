@@ -16,6 +16,8 @@ import { listen } from "./node-server.ts";
 export const fetchHarness: FrameworkHarness = {
   name: "fetch",
   cannot: {
+    connections: "a Request has no connection",
+    informational: "a handler has one response to give",
     "failing-after-answer": "a handler ends by returning its response",
     mounting: "the Fetch standard has no routers",
     "outer-middleware": "there is no node:http response that middleware could patch",
@@ -37,6 +39,8 @@ export function bridge(handler: FetchRouteHandler) {
   return (message: IncomingMessage, response: ServerResponse): void => {
     const gone = new AbortController();
     response.once("close", () => gone.abort());
+    // What waits behind another answer on its connection is told nothing.
+    if (response.socket === null) message.socket.once("close", () => gone.abort());
     const answered = async () => {
       const answer = await handler(requestOf(message, gone.signal));
       response.writeHead(answer.status, answer.statusText || undefined, headersOf(answer));

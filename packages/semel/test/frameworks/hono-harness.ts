@@ -1,7 +1,8 @@
 // `semel/hono` under the conformance suite of frameworks, behind `@hono/node-server`: the same handlers
 // said in Hono's own way where it has one, and as plain responses where it has none.
 
-import { getRequestListener } from "@hono/node-server";
+import type { RequestListener } from "node:http";
+import { getRequestListener, type HttpBindings } from "@hono/node-server";
 import { type Context, Hono, type MiddlewareHandler } from "hono";
 import { HTTPException } from "hono/http-exception";
 import { stream, streamSSE } from "hono/streaming";
@@ -14,15 +15,19 @@ import {
   EVERY_BYTE,
   type FrameworkHarness,
   fetchHandlers,
+  GIVEN,
+  headersOf,
   patterned,
   type Route,
+  type Served,
   type ServeSetup,
   type Stage,
 } from "../../src/testing/framework-suite/index.ts";
 import { listen } from "./node-server.ts";
 
 type Variables = { parsed: unknown };
-type HonoContext = Context<{ Variables: Variables }>;
+type Env = { Bindings: HttpBindings; Variables: Variables };
+type HonoContext = Context<Env>;
 type HonoHandler = (c: HonoContext) => Response | Promise<Response>;
 
 /** What Hono says in its own words. */
@@ -48,6 +53,22 @@ function honoHandlers(stage: Stage): Partial<Record<Route, HonoHandler>> {
     },
     binary: (c) => c.body(EVERY_BYTE, 200, { "Content-Type": stage.settings.contentType }),
     large: (c) => c.body(new Uint8Array(patterned(stage.settings.bytes))),
+    given: (c) => {
+      const { status, headers } = stage.settings;
+      for (const [name, value] of headersOf(headers)) c.header(name, value, { append: true });
+      const body = [204, 205, 304].includes(status) ? null : GIVEN;
+      return c.newResponse(body, status as 200);
+    },
+    "early-hints": (c) => {
+      c.env.outgoing.writeEarlyHints({ link: "</style.css>; rel=preload" });
+      return c.text("after hints");
+    },
+    "destroys-connection": async (c) => {
+      const run = stage.runs("destroys-connection");
+      c.env.incoming.socket.destroy();
+      await stage.pass("slow");
+      return c.json({ run });
+    },
     drip: (c) =>
       stream(c, async (stream) => {
         await stream.write(DRIP[0]);
@@ -76,7 +97,7 @@ function honoHandlers(stage: Stage): Partial<Record<Route, HonoHandler>> {
 }
 
 /** Reads the body by Hono's own means, as validators do. */
-const parse: MiddlewareHandler<{ Variables: Variables }> = async (c, next) => {
+const parse: MiddlewareHandler<Env> = async (c, next) => {
   const type = c.req.header("content-type");
   if (type === "application/json") {
     const parsed = await c.req.json().catch(() => {
@@ -89,20 +110,28 @@ const parse: MiddlewareHandler<{ Variables: Variables }> = async (c, next) => {
   return next();
 };
 
-export const honoHarness: FrameworkHarness = {
-  name: "hono",
-  cannot: {
-    "failing-after-answer": "a handler ends by returning its response",
-    trailers: "a Response has no trailers",
-  },
-  async serve(setup) {
-    const handle = getRequestListener(honoApp(setup).fetch);
-    return listen((request, response) => {
-      setup.outside?.(request, response);
-      void handle(request, response);
-    });
-  },
-};
+export const honoHarness: FrameworkHarness = honoHarnessOn(listen);
+
+/** The harness, on a server of its own kind. */
+export function honoHarnessOn(
+  serve: (listener: RequestListener) => Promise<Served>,
+): FrameworkHarness {
+  return {
+    name: "hono",
+    cannot: {
+      "failing-after-answer": "a handler ends by returning its response",
+      reason: "@hono/node-server sends no reason phrase",
+      trailers: "a Response has no trailers",
+    },
+    async serve(setup) {
+      const handle = getRequestListener(honoApp(setup).fetch);
+      return serve((request, response) => {
+        setup.outside?.(request, response);
+        void handle(request, response);
+      });
+    },
+  };
+}
 
 export function honoApp({ idempotency, options, stage, parsers }: ServeSetup): Hono {
   const operations = new WeakMap<Request, HttpOperation>();
@@ -119,7 +148,7 @@ export function honoApp({ idempotency, options, stage, parsers }: ServeSetup): H
   const field = (c: HonoContext, name: string) => c.req.header(name);
   const routeOptions = { scope: "shared", ...options(field) } as HttpOptions<HonoContext>;
   const guard = idempotent(idempotency, routeOptions);
-  const routes = new Hono<{ Variables: Variables }>();
+  const routes = new Hono<Env>();
   for (const [route, handler] of Object.entries(handlers)) {
     if (parsers === "before") routes.use(`/${route}`, parse);
     routes.use(`/${route}`, guard, async (c, next) => {

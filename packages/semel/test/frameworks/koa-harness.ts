@@ -2,6 +2,7 @@
 // Koa's own way where it has one.
 
 import { createReadStream } from "node:fs";
+import type { RequestListener } from "node:http";
 import { PassThrough, Readable } from "node:stream";
 import type Koa from "koa";
 import type { Context, Middleware } from "koa";
@@ -14,10 +15,13 @@ import {
   EVENTS,
   EVERY_BYTE,
   type FrameworkHarness,
+  GIVEN,
+  heedSignal,
   nodeHandlers,
   patterned,
   type Route,
   SENT_HEADERS,
+  type Served,
   type ServeSetup,
   type Stage,
 } from "../../src/testing/framework-suite/index.ts";
@@ -33,6 +37,13 @@ function koaHandlers({ stage }: ServeSetup): Partial<Record<Route, KoaHandler>> 
     operation: (context) => {
       const { key, scope, attempt, signal } = context.state["operation"] ?? {};
       context.body = { key, scope, attempt, aborted: signal?.aborted };
+    },
+    "declares-unknown": (context) => {
+      operationOf(context)?.unknown("unsure");
+      context.body = "who knows";
+    },
+    "heeds-signal": async (context) => {
+      context.body = await heedSignal(operationOf(context), stage);
     },
     "declares-not-applied": (context) => {
       operationOf(context)?.notApplied();
@@ -105,6 +116,23 @@ function answering(stage: Stage): Partial<Record<Route, KoaHandler>> {
       context.status = stage.settings.status;
       context.set("Content-Type", "application/json");
       context.body = JSON.stringify({ run: stage.runs("status") });
+    },
+    given: (context) => {
+      const { status, reason, headers } = stage.settings;
+      for (const [name, value] of Object.entries(headers)) context.set(name, value);
+      context.body = GIVEN;
+      context.status = status;
+      if (reason !== "") context.message = reason;
+    },
+    "early-hints": (context) => {
+      context.res.writeEarlyHints({ link: "</style.css>; rel=preload" });
+      context.body = "after hints";
+    },
+    "destroys-connection": async (context) => {
+      const run = stage.runs("destroys-connection");
+      context.req.socket.destroy();
+      await stage.pass("slow");
+      context.body = { run };
     },
     slow: async (context) => {
       const run = stage.runs("slow");
@@ -195,7 +223,11 @@ const mounts: Middleware = async (context, next) => {
 };
 
 /** The harness of one major version. */
-export function koaHarness(name: string, Application: typeof Koa): FrameworkHarness {
+export function koaHarness(
+  name: string,
+  Application: typeof Koa,
+  serve: (listener: RequestListener) => Promise<Served> = listen,
+): FrameworkHarness {
   return {
     name,
     cannot: {},
@@ -225,7 +257,7 @@ export function koaHarness(name: string, Application: typeof Koa): FrameworkHarn
         context.res.statusCode = 200;
         return bare[route](context.req, context.res);
       });
-      return listen(app.callback());
+      return serve(app.callback());
     },
   };
 }

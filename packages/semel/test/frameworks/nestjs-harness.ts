@@ -42,6 +42,7 @@ import {
   DRIP,
   EVERY_BYTE,
   type FrameworkHarness,
+  GIVEN,
   nodeHandlers,
   patterned,
   type Route,
@@ -154,6 +155,15 @@ function answering(stage: Stage): Partial<Record<Route, [OwnHandler, ...MethodDe
       Header("Content-Encoding", "gzip"),
     ],
     binary: [() => new StreamableFile(EVERY_BYTE, { type: stage.settings.contentType })],
+    given: [
+      (_request, response) => {
+        const { status, reason, headers } = stage.settings;
+        if (reason !== "") Object.assign(response.raw ?? response, { statusMessage: reason });
+        response.status(status);
+        for (const [name, value] of Object.entries(headers)) response.header(name, value);
+        return GIVEN;
+      },
+    ],
     large: [() => new StreamableFile(patterned(stage.settings.bytes))],
     slow: [
       async () => {

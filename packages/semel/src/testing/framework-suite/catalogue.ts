@@ -64,8 +64,16 @@ export type ActiveRoute =
   | "file"
   /** `{"run":n}` with `settings.status`. */
   | "status"
+  /** The text {@link GIVEN} with `settings.status`, `settings.reason` and `settings.headers`. */
+  | "given"
   /** `{"run":n}` after the gate `slow`. */
   | "slow"
+  /** As `slow`, having destroyed its connection first. */
+  | "destroys-connection"
+  /** 103 with a link, and then the text `after hints`. */
+  | "early-hints"
+  /** Answers at once, but in a first attempt when its signal has aborted. */
+  | "heeds-signal"
   /** {@link DRIP}, the gate `drip` between its halves; the three ways of writing a stream. */
   | "drip"
   | "drip-pipe"
@@ -83,6 +91,8 @@ export type ActiveRoute =
   | "throws"
   | "rejects"
   | "throws-after-answer"
+  /** Ends its answer `whole`, and then writes and ends another one. */
+  | "ends-twice"
   | "throws-midstream"
   /** `NotApplied` is thrown. */
   | "not-applied"
@@ -90,6 +100,8 @@ export type ActiveRoute =
   | "declares-not-applied"
   /** Answers 200, having said `hold("unsure")`. */
   | "declares-hold"
+  /** Answers 200, having said `unknown("unsure")`. */
+  | "declares-unknown"
   /** Answers with key, scope and attempt of its operation. */
   | "operation"
   /** Answers with the bytes of its request's body. */
@@ -98,9 +110,14 @@ export type ActiveRoute =
   | "parsed"
   /** Changes what the parser made of the body, then answers `{"run":n}`. */
   | "edits"
-  | "trailers";
+  | "trailers"
+  /** Answers with the trailers that came behind its request's body, as JSON. */
+  | "received-trailers";
 
 export type Route = AnswerRoute | ActiveRoute;
+
+/** The text of `given`; a status without a body has none. */
+export const GIVEN = "given";
 
 /** All 256 bytes, 16 times over. */
 export const EVERY_BYTE = Uint8Array.from({ length: 4096 }, (_, index) => index % 256);

@@ -10,15 +10,26 @@ import {
   DRIP,
   EVENTS,
   EVERY_BYTE,
+  GIVEN,
   patterned,
   type Route,
   SENT_HEADERS,
 } from "./catalogue.ts";
-import { beginningLate, dripping, flood } from "./node-handlers.ts";
+import { beginningLate, dripping, flood, heedSignal } from "./node-handlers.ts";
 import type { Stage } from "./stage.ts";
 
 /** The routes that a handler which returns its response can have. */
-export type FetchRoute = Exclude<Route, "throws-after-answer" | "trailers" | "parsed" | "edits">;
+export type FetchRoute = Exclude<
+  Route,
+  | "throws-after-answer"
+  | "ends-twice"
+  | "destroys-connection"
+  | "early-hints"
+  | "trailers"
+  | "received-trailers"
+  | "parsed"
+  | "edits"
+>;
 
 export type FetchRouteHandler = (request: Request) => Response | Promise<Response>;
 
@@ -54,6 +65,12 @@ export function fetchHandlers(
       await stage.pass("slow");
       return Response.json({ run });
     },
+    given: () => {
+      const { status, reason, headers } = stage.settings;
+      const isBodiless = [204, 205, 304].includes(status);
+      const init = { status, statusText: reason, headers: headersOf(headers) };
+      return new Response(isBodiless ? null : GIVEN, init);
+    },
     headers: () => {
       const { stored, optional, never, cookies } = SENT_HEADERS;
       const headers = new Headers({ ...stored, ...optional, ...never });
@@ -72,6 +89,15 @@ export function fetchHandlers(
       throw new NotApplied(new Error("declined before anything happened"));
     },
   };
+}
+
+/** Lists become lines of their own. */
+export function headersOf(given: Stage["settings"]["headers"]): Headers {
+  const headers = new Headers();
+  for (const [name, value] of Object.entries(given)) {
+    for (const line of [value].flat()) headers.append(name, line);
+  }
+  return headers;
 }
 
 async function* failing(stage: Stage): AsyncGenerator<Uint8Array> {
@@ -185,6 +211,13 @@ function observing(stage: Stage, operationOf: (request: Request) => HttpOperatio
     "declares-hold": (request) => {
       operationOf(request)?.hold("unsure");
       return new Response("who knows");
+    },
+    "declares-unknown": (request) => {
+      operationOf(request)?.unknown("unsure");
+      return new Response("who knows");
+    },
+    "heeds-signal": async (request) => {
+      return new Response(await heedSignal(operationOf(request), stage));
     },
     operation: (request) => {
       const operation = operationOf(request);

@@ -7,8 +7,12 @@ import type { Stage } from "./stage.ts";
 
 /** What not every framework can express. */
 export type FrameworkFeature =
+  /** A handler can destroy its connection. */
+  | "connections"
   /** A handler can fail after it has answered. */
   | "failing-after-answer"
+  /** A handler can send an informational response, such as 103, before its answer. */
+  | "informational"
   /** The test can move the store's clock. */
   | "moving-clock"
   /** A router can be mounted under a prefix. */
@@ -17,7 +21,9 @@ export type FrameworkFeature =
   | "outer-middleware"
   /** The framework has body parsers that leave a parsed body on the request. */
   | "parsers"
-  /** Handlers can send trailers. */
+  /** A handler chooses the reason phrase of its status line. */
+  | "reason"
+  /** Handlers can read trailers and send them. */
   | "trailers";
 
 /** Reads a header of the framework's own request. */

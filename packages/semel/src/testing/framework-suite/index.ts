@@ -8,6 +8,7 @@ import { concurrencyCases } from "./cases/concurrency.ts";
 import { connectionCases } from "./cases/connections.ts";
 import { departureCases } from "./cases/departures.ts";
 import { durabilityCases } from "./cases/durability.ts";
+import { edgeCases } from "./cases/edges.ts";
 import { fingerprintCases } from "./cases/fingerprints.ts";
 import { keyCases } from "./cases/keys.ts";
 import { observationCases } from "./cases/observation.ts";
@@ -23,6 +24,7 @@ export {
   DRIP,
   EVENTS,
   EVERY_BYTE,
+  GIVEN,
   patterned,
   type Route,
   SENT_HEADERS,
@@ -32,6 +34,7 @@ export {
   type FetchRoute,
   type FetchRouteHandler,
   fetchHandlers,
+  headersOf,
   streamOf,
 } from "./fetch-handlers.ts";
 export {
@@ -44,7 +47,7 @@ export {
   type ServeSetup,
   type SuiteOptions,
 } from "./harness.ts";
-export { counted, type NodeRouteHandler, nodeHandlers } from "./node-handlers.ts";
+export { counted, heedSignal, type NodeRouteHandler, nodeHandlers } from "./node-handlers.ts";
 export { freshKey, type Scene, type SceneSetup, withScene } from "./scene.ts";
 export { Stage } from "./stage.ts";
 export { inTime, until } from "./waiting.ts";
@@ -60,6 +63,7 @@ export { inTime, until } from "./waiting.ts";
  */
 export const frameworkCases: readonly FrameworkCase[] = [
   ...answerCases,
+  ...edgeCases,
   ...keyCases,
   ...fingerprintCases,
   ...refusalCases,

@@ -4,13 +4,14 @@ import { createReadStream } from "node:fs";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-import { NotApplied } from "../../errors.ts";
+import { NotApplied, type SemelError } from "../../errors.ts";
 import type { HttpOperation } from "../../http/exchange.ts";
 import {
   ANSWERS,
   DRIP,
   EVENTS,
   EVERY_BYTE,
+  GIVEN,
   patterned,
   type Route,
   SENT_HEADERS,
@@ -45,6 +46,18 @@ export async function bodyOf(request: IncomingMessage): Promise<Buffer> {
   const chunks: Buffer[] = [];
   for await (const chunk of request) chunks.push(chunk);
   return Buffer.concat(chunks);
+}
+
+/** Waits, in a first attempt, for the operation's signal, and notes what it aborted with. */
+export async function heedSignal(
+  operation: HttpOperation | undefined,
+  stage: Stage,
+): Promise<string> {
+  const { signal, attempt } = operation!;
+  if (attempt > 1) return "a successor's answer";
+  if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve));
+  stage.notes.push({ aborted: (signal.reason as SemelError).code });
+  return "an answer that nobody gets";
 }
 
 /** A source that fails after its first half. */
@@ -82,6 +95,19 @@ export function nodeHandlers(
       await stage.pass("slow");
       sendRun(response, run);
     },
+    given: (_, response) => {
+      const { status, reason, headers } = stage.settings;
+      response.statusCode = status;
+      if (reason !== "") response.statusMessage = reason;
+      for (const [name, value] of Object.entries(headers)) response.setHeader(name, value);
+      response.end(GIVEN);
+    },
+    "destroys-connection": async (request, response) => {
+      const run = stage.runs("destroys-connection");
+      request.socket.destroy();
+      await stage.pass("slow");
+      sendRun(response, run);
+    },
     headers: (_, response) => {
       for (const kind of ["stored", "optional", "never"] as const) {
         for (const [name, value] of Object.entries(SENT_HEADERS[kind])) {
@@ -96,6 +122,10 @@ export function nodeHandlers(
       response.write("with trailers");
       response.addTrailers({ "X-Checksum": "abc" });
       response.end();
+    },
+    "early-hints": (_, response) => {
+      response.writeEarlyHints({ link: "</style.css>; rel=preload" });
+      response.end("after hints");
     },
   };
 }
@@ -244,6 +274,11 @@ function failingRoutes(stage: Stage) {
       response.writeHead(201, { "Content-Type": "text/plain" }).end("answered");
       throw new Error("the handler broke after its answer");
     },
+    "ends-twice": (_, response) => {
+      response.writeHead(201, { "Content-Type": "text/plain" }).end("whole");
+      response.write("more");
+      response.end("again");
+    },
     "throws-midstream": async (_, response) => {
       for await (const half of failing(stage)) response.write(half);
     },
@@ -266,6 +301,13 @@ function observing(
       operationOf(request)?.hold("unsure");
       response.end("who knows");
     },
+    "declares-unknown": (request, response) => {
+      operationOf(request)?.unknown("unsure");
+      response.end("who knows");
+    },
+    "heeds-signal": async (request, response) => {
+      response.end(await heedSignal(operationOf(request), stage));
+    },
     operation: (request, response) => {
       const operation = operationOf(request);
       const { key, scope, attempt } = operation ?? {};
@@ -281,6 +323,11 @@ function observing(
       stage.notes.push({ ends, bytes: body.length });
       response.setHeader("Content-Type", "application/octet-stream");
       response.end(body);
+    },
+    "received-trailers": async (request, response) => {
+      await bodyOf(request);
+      response.setHeader("Content-Type", "application/json");
+      response.end(JSON.stringify(request.trailers));
     },
     parsed: (request, response) => {
       response.setHeader("Content-Type", "application/json");

@@ -15,6 +15,15 @@ interface ClosedGate {
   opened: Promise<void>;
 }
 
+export interface StageSettings {
+  status: number;
+  /** The reason phrase behind the status; empty: the usual one. */
+  reason: string;
+  headers: Record<string, string | string[]>;
+  bytes: number;
+  contentType: string;
+}
+
 export class Stage {
   readonly #runs = new Map<string, number>();
   readonly #gates = new Map<string, ClosedGate>();
@@ -23,8 +32,10 @@ export class Stage {
   /** A file with {@link file.bytes}. */
   readonly file: { path: string; bytes: Uint8Array };
   /** What the handler of `status` answers with, and other knobs of single routes. */
-  readonly settings: { status: number; bytes: number; contentType: string } = {
+  readonly settings: StageSettings = {
     status: 200,
+    reason: "",
+    headers: {},
     bytes: 0,
     contentType: "application/octet-stream",
   };

@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { gunzipSync } from "node:zlib";
+import type { StoredHeaders } from "../../../http/response.ts";
 import {
   ANSWER_ROUTES,
   DRIP,
@@ -10,7 +11,7 @@ import {
   type Route,
   SENT_HEADERS,
 } from "../catalogue.ts";
-import { field, type Reply } from "../client.ts";
+import { field, json, type Reply } from "../client.ts";
 import { assertAnswer, assertExecuted, assertProblem, assertReplayOf } from "../expectations.ts";
 import { type FrameworkHarness, frameworkCase } from "../harness.ts";
 import { freshKey, type Scene, type SceneSetup, withScene } from "../scene.ts";
@@ -105,6 +106,29 @@ const sizes = (["large", "large-stream"] as const).flatMap((route) => [
   ),
 ]);
 
+const narrow = (["large", "large-stream"] as const).map((route) =>
+  frameworkCase(
+    `ST-10: a route's own \`maxResultBytes\` bounds what is kept of \`${route}\``,
+    (harness) =>
+      withScene(harness, { http: () => ({ maxResultBytes: 1_000 }) }, async (scene) => {
+        for (const [bytes, state] of [
+          [1_000, "replayed"],
+          [1_001, "not stored"],
+        ] as const) {
+          scene.stage.settings.bytes = bytes;
+          const post = { key: `k-${bytes}` };
+          const first = await scene.post(route, post);
+          assertExecuted(first);
+          assert.equal(first.body.length, bytes);
+          const second = await scene.post(route, post);
+          if (state === "replayed") assertReplayOf(second, first);
+          else assert.equal(json(second)["code"], "result-not-stored");
+        }
+        assert.equal(scene.runs(route), 2);
+      }),
+  ),
+);
+
 const CONTENT_TYPES = [
   "application/octet-stream",
   "image/png",
@@ -147,11 +171,40 @@ const headers = HEADER_SCENES.map(([what, storedHeaders, kept]) =>
   ),
 );
 
+/** Options for stored headers, and headers of the route `headers` that a replay has and has not. */
+const CHOSEN_HEADERS: readonly [StoredHeaders, string[], string[]][] = [
+  [{ deny: ["ETag", "content-language"] }, ["cache-control"], ["etag", "content-language"]],
+  [
+    { allow: "*", deny: ["X-Request-Cost"] },
+    ["x-ratelimit-remaining", "etag"],
+    ["x-request-cost", "set-cookie", "access-control-allow-origin"],
+  ],
+  [{ cors: true }, ["access-control-allow-origin", "etag"], ["x-request-cost"]],
+];
+
+const chosenHeaders = CHOSEN_HEADERS.map(([storedHeaders, kept, dropped]) =>
+  frameworkCase(
+    `HTTP-13: \`storedHeaders: ${JSON.stringify(storedHeaders)}\` says what a replay has`,
+    (harness) =>
+      withScene(harness, { http: () => ({ storedHeaders }) }, async (scene) => {
+        const first = await scene.post("headers", { key: "k" });
+        const { headers } = await scene.post("headers", { key: "k" });
+        for (const name of kept) assert.deepEqual(headers[name], first.headers[name], name);
+        for (const name of dropped) {
+          assert.ok(name in first.headers, name);
+          assert.equal(headers[name], undefined, name);
+        }
+      }),
+  ),
+);
+
 export const answerCases = [
+  ...chosenHeaders,
   ...answers,
   ...files,
   ...streams,
   ...sizes,
+  ...narrow,
   ...headers,
 
   frameworkCase("HTTP-14: binary bodies are byte-exact under every content type", (harness) =>

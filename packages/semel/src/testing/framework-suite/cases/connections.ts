@@ -7,6 +7,7 @@ import { RawClient, requestText } from "../client.ts";
 import { assertExecuted, assertProblem, assertReplayOf } from "../expectations.ts";
 import { frameworkCase } from "../harness.ts";
 import { withScene } from "../scene.ts";
+import { until } from "../waiting.ts";
 
 function keyed(key: string, more: Record<string, string> = {}): Record<string, string> {
   return { "Idempotency-Key": key, ...more };
@@ -81,6 +82,57 @@ export const connectionCases = [
       );
       assert.equal(scene.runs("status"), 1);
     }),
+  ),
+
+  ...([undefined, "10s"] as const).map((wait) =>
+    frameworkCase(
+      `HTTP-6: duplicates pipelined behind their first ${wait ? "wait for its answer" : "get 409"}, in order`,
+      (harness) =>
+        withScene(harness, wait ? { http: () => ({ wait }) } : {}, async (scene) => {
+          const gate = scene.stage.hold("slow");
+          const client = await RawClient.connect(scene.port);
+          const duplicate = requestText("/slow", keyed("k"), "body");
+          client.write(duplicate.repeat(3));
+          client.write(requestText("/json", { Connection: "close" }));
+          await gate.reached;
+          // Every one of them has come by now, and the first one still runs.
+          await until(() => scene.runs("json") === 1, "the last request");
+          for (let n = 0; n < 5; n++) await scene.post("json");
+          gate.open();
+          await client.ended();
+          const states = [...client.text.matchAll(/idempotency-status: (\S+)/gi)].map(
+            (it) => it[1],
+          );
+          const others = wait ? "replayed" : "in-progress";
+          assert.deepEqual(states, ["executed", others, others]);
+          assert.equal(responses(client), 4);
+          assert.equal(scene.runs("slow"), 1);
+        }),
+    ),
+  ),
+
+  frameworkCase(
+    "HTTP-3: trailers behind a body reach the handler, and hold no key",
+    (harness) =>
+      withScene(harness, {}, async (scene) => {
+        const request = (lines: string) =>
+          `POST /received-trailers HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n${lines}` +
+          "Transfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n" +
+          "X-Checksum: abc\r\nIdempotency-Key: trailing\r\n\r\n";
+        for (const [lines, state] of [
+          ["Idempotency-Key: k\r\n", "executed"],
+          ["Idempotency-Key: k\r\n", "replayed"],
+          ["", undefined],
+        ] as const) {
+          const client = await RawClient.connect(scene.port);
+          client.write(request(lines));
+          await client.ended();
+          assert.match(client.text, /"x-checksum":"abc"/);
+          assert.equal(/idempotency-status: (\S+)/i.exec(client.text)?.[1], state);
+        }
+        assert.equal(scene.runs("received-trailers"), 2);
+      }),
+    ["trailers"],
   ),
 
   frameworkCase("an HTTP/1.0 client gets answers, streams and replays", (harness) =>

@@ -3,11 +3,11 @@
 
 import assert from "node:assert/strict";
 import { DRIP, patterned, type Route } from "../catalogue.ts";
-import { RawClient, type Reply, requestText } from "../client.ts";
+import { field, RawClient, type Reply, requestText } from "../client.ts";
 import { assertProblem, assertReplayOf } from "../expectations.ts";
 import { frameworkCase } from "../harness.ts";
 import { type Scene, withScene } from "../scene.ts";
-import { until } from "../waiting.ts";
+import { inTime, until } from "../waiting.ts";
 
 const KEY = { "Idempotency-Key": "k" };
 
@@ -37,28 +37,39 @@ const WAITING: readonly [Route, string, string][] = [
   ["declared-late-end", "drip", DRIP.join("")],
 ];
 
-const leaving = WAITING.map(([route, gateName, body]) =>
-  frameworkCase(
-    `SM-23: a client that leaves \`${route}\` half-way finds its answer on retry`,
-    (harness) =>
-      withScene(harness, {}, async (scene) => {
-        const gate = scene.stage.hold(gateName);
-        const client = await start(scene, route);
-        await gate.reached;
-        if (route.startsWith("drip")) await client.receives(DRIP[0]);
-        await client.leave();
-        await noticed(scene);
-        const duplicate = await scene.post(route, { key: "k" });
-        assertProblem(duplicate, {
-          status: 409,
-          code: "operation-in-progress",
-          state: "in-progress",
-          retryAfter: true,
-        });
-        gate.open();
-        assertWholeReplay(await scene.settled(route, { key: "k" }), Buffer.from(body));
-        assert.equal(scene.runs(route), 1);
-      }),
+/** How a client leaves; Node takes one that closes its own half for one that has left. */
+const WAYS = {
+  leaves: (client: RawClient) => client.leave(),
+  "closes its half of": (client: RawClient) => {
+    client.socket.end();
+    return client.ended();
+  },
+};
+
+const leaving = WAITING.flatMap(([route, gateName, body]) =>
+  Object.entries(WAYS).map(([how, leave]) =>
+    frameworkCase(
+      `SM-23: a client that ${how} \`${route}\` half-way finds its answer on retry`,
+      (harness) =>
+        withScene(harness, {}, async (scene) => {
+          const gate = scene.stage.hold(gateName);
+          const client = await start(scene, route);
+          await gate.reached;
+          if (route.startsWith("drip")) await client.receives(DRIP[0]);
+          await leave(client);
+          await noticed(scene);
+          const duplicate = await scene.post(route, { key: "k" });
+          assertProblem(duplicate, {
+            status: 409,
+            code: "operation-in-progress",
+            state: "in-progress",
+            retryAfter: true,
+          });
+          gate.open();
+          assertWholeReplay(await scene.settled(route, { key: "k" }), Buffer.from(body));
+          assert.equal(scene.runs(route), 1);
+        }),
+    ),
   ),
 );
 
@@ -85,7 +96,39 @@ const stalled = (["large-stream", "pipe"] as const).map((route) =>
   ),
 );
 
+/** Routes whose answer waits behind another one on their connection, and their whole answer. */
+const QUEUED = ["created", "drip", "drip-pipe", "large-stream", "pipe"] as const;
+
+const queued = QUEUED.map((route) =>
+  frameworkCase(
+    `SM-23: \`${route}\` is finished when its client leaves, also behind an answer that is not`,
+    (harness) =>
+      withScene(harness, { engine: { maxResultBytes: 2 * FLOOD_BYTES } }, async (scene) => {
+        scene.stage.settings.bytes = FLOOD_BYTES / 4;
+        const gate = scene.stage.hold("slow");
+        const client = await RawClient.connect(scene.port);
+        client.write(requestText("/slow", { "Idempotency-Key": "first" }));
+        client.write(requestText(`/${route}`, KEY));
+        await until(() => scene.runs(route) === 1, "the second handler's start");
+        await noticed(scene);
+        await client.leave();
+        await noticed(scene);
+        const replay = await inTime(scene.settled(route, { key: "k" }), "the second answer");
+        assert.equal(field(replay, "idempotency-status"), "replayed");
+        if (route === "large-stream") {
+          assert.ok(replay.body.equals(patterned(FLOOD_BYTES / 4)));
+        }
+        assert.equal(scene.runs(route), 1);
+        gate.open();
+        const first = await scene.settled("slow", { key: "first" });
+        assert.equal(field(first, "idempotency-status"), "replayed");
+        assert.equal(scene.runs("slow"), 1);
+      }),
+  ),
+);
+
 export const departureCases = [
+  ...queued,
   ...leaving,
   ...stalled,
 

@@ -111,6 +111,21 @@ const notApplied = (["release", "hold", "store"] as const).map((onError) =>
   ),
 );
 
+const stripe = (["throws", "rejects"] as const).map((route) =>
+  frameworkCase(
+    `HTTP-12: semantics "stripe" stores the failure of a handler that ${route} as well`,
+    async (harness) => {
+      const { first, second, runs } = await failsTwice(harness, route, {
+        http: () => ({ semantics: "stripe" }),
+      });
+      assert.equal(first.status, 500);
+      assert.equal(second.status, 500);
+      assert.equal(field(second, "idempotency-status"), "replayed");
+      assert.equal(runs, 1);
+    },
+  ),
+);
+
 /** A stream whose source breaks after its first half has left. */
 async function breaksMidstream(harness: FrameworkHarness, onError: "release" | "hold" | "store") {
   let outcome: { second: Reply | Error; runs: number } | undefined;
@@ -156,6 +171,7 @@ const midstream = [
 export const policyCases = [
   ...failures,
   ...notApplied,
+  ...stripe,
   ...midstream,
 
   storingCase(
@@ -254,6 +270,130 @@ export const policyCases = [
       const record = await scene.idempotency.get({ key: "k", scope: "" });
       assert.equal(record?.reason, "unsure");
     }),
+  ),
+
+  frameworkCase(
+    'HTTP-12: semantics "stripe" lets NotApplied release all the same',
+    async (harness) => {
+      const { first, second, runs } = await failsTwice(harness, "not-applied", {
+        http: () => ({ semantics: "stripe" }),
+      });
+      assertReleasedFailure(first);
+      assertReleasedFailure(second);
+      assert.equal(runs, 2);
+    },
+  ),
+
+  frameworkCase("HTTP-12: shouldStore decides about streams as well", (harness) =>
+    withScene(harness, { http: () => ({ shouldStore: () => false }) }, async (scene) => {
+      for (let run = 1; run <= 2; run++) {
+        const reply = await scene.post("drip", { key: "k" });
+        assert.equal(field(reply, "idempotency-status"), "released");
+        assert.equal(field(reply, "idempotency-expires"), undefined);
+        assert.equal(scene.runs("drip"), run);
+      }
+    }),
+  ),
+
+  frameworkCase("HTTP-15: unknown() holds whatever was answered", (harness) =>
+    withScene(harness, {}, async (scene) => {
+      const reply = await scene.post("declares-unknown", { key: "k" });
+      assert.equal(reply.status, 200);
+      assert.equal(field(reply, "idempotency-status"), "unknown");
+      assertProblem(await scene.post("declares-unknown", { key: "k" }), HELD);
+    }),
+  ),
+
+  frameworkCase(
+    "SM-4: a probe finds out what unknown() left open, and its answer is replayed",
+    (harness) => {
+      const found = {
+        status: 201,
+        headers: [["content-type", "text/plain"]],
+        body: Buffer.from("found"),
+      };
+      const onCrash = async () => ({ outcome: "applied", value: found }) as const;
+      return withScene(harness, { http: () => ({ onCrash }) as never }, async (scene) => {
+        const first = await scene.post("declares-unknown", { key: "k" });
+        assert.equal(field(first, "idempotency-status"), "unknown");
+        scene.elapse(31_000);
+        const second = await scene.post("declares-unknown", { key: "k" });
+        assert.equal(second.status, 201, second.body.toString());
+        assert.equal(second.body.toString(), "found");
+        assert.equal(field(second, "content-type")?.split(";")[0], "text/plain");
+        assertReplayOf(await scene.post("declares-unknown", { key: "k" }), second);
+        assert.equal(scene.runs("declares-unknown"), 1);
+      });
+    },
+    ["moving-clock"],
+  ),
+
+  frameworkCase(
+    "SM-23a: after `attemptsMax` crashes an operation is held, whatever its policy",
+    (harness) =>
+      withScene(
+        harness,
+        {
+          http: () => ({ onCrash: "rerun", attemptsMax: 2 }),
+          faults: [{ method: "renew", effect: "fail-before" }],
+        },
+        async (scene) => {
+          const crashed = [];
+          let latest = scene;
+          for (let attempt = 1; attempt <= 2; attempt++) {
+            const gate = latest.stage.hold("slow");
+            const reply = latest.post("slow", { key: "k" });
+            await gate.reached;
+            crashed.push({ gate, reply });
+            scene.elapse(31_000);
+            latest = await scene.another();
+          }
+          assertProblem(await latest.post("slow", { key: "k" }), HELD);
+          assert.equal(latest.runs("slow"), 0);
+          for (const { gate, reply } of crashed) {
+            gate.open();
+            assertProblem(await reply, HELD);
+          }
+        },
+      ),
+    ["moving-clock"],
+  ),
+
+  frameworkCase(
+    "EN-10: a handler that never answers keeps its key until the process ends, and is held then",
+    (harness) =>
+      withScene(harness, {}, async (scene) => {
+        const gate = scene.stage.hold("slow");
+        const first = scene.post("slow", { key: "k" });
+        await gate.reached;
+        const other = await scene.another();
+        const busy = await other.post("slow", { key: "k" });
+        assert.equal(field(busy, "idempotency-status"), "in-progress");
+        await scene.idempotency.close({ deadline: "1ms" });
+        scene.elapse(31_000);
+        assertProblem(await other.post("slow", { key: "k" }), HELD);
+        gate.open();
+        assertProblem(await first, HELD);
+        assert.equal(scene.runs("slow") + other.runs("slow"), 1);
+      }),
+    ["moving-clock"],
+  ),
+
+  frameworkCase(
+    "SM-14: a hold with `heldRetention` ends by itself, and the key runs again",
+    (harness) =>
+      withScene(
+        harness,
+        { http: () => ({ onError: "hold", heldRetention: "1h" }) },
+        async (scene) => {
+          await scene.post("throws", { key: "k" });
+          assertProblem(await scene.post("throws", { key: "k" }), HELD);
+          scene.elapse(3_700_000);
+          assert.equal((await scene.post("throws", { key: "k" })).status, 500);
+          assert.equal(scene.runs("throws"), 2);
+        },
+      ),
+    ["moving-clock"],
   ),
 
   frameworkCase(

@@ -33,6 +33,22 @@ const BAD_OPTIONS: readonly [SuiteOptions, RegExp][] = [
   [() => ({ documentation: "/docs" }), /`documentation`/],
   [() => ({ onError: "ignore" }) as never, /`onError`/],
   [() => ({ lease: "1ms" }), /`?lease/],
+  [() => ({ header: 7 }) as never, /`header`/],
+  [() => ({ required: "no" }) as never, /`required`/],
+  [() => ({ maxResultBytes: -1 }), /`maxResultBytes`/],
+  [() => ({ maxResultBytes: 2 ** 30 }), /`maxResultBytes`/],
+  [() => ({ storedHeaders: { alow: ["X-A"] } }) as never, /`alow`.*did you mean `allow`/],
+  [() => ({ storedHeaders: ["X A"] }), /`storedHeaders`.*X A/i],
+  [() => ({ storedHeaders: { deny: ["X A"] } }), /`storedHeaders.deny`.*X A/i],
+  [() => ({ refuseLate: { skw: "1m" } }) as never, /`skw`.*did you mean `skew`/],
+  [() => ({ refuseLate: true, retention: "1m" }), /`refuseLate`/],
+  [() => ({ fingerprint: { inclde: ["/a"] } }) as never, /`inclde`.*`include`/],
+  [() => ({ wait: "5 parsecs" }) as never, /`wait`/],
+  [() => ({ retention: 0 }), /`retention`/],
+  [() => ({ heldRetention: -1 }), /`heldRetention`/],
+  [() => ({ onCrash: "ignore" }) as never, /`onCrash`/],
+  [() => ({ attemptsMax: 0 }), /`attemptsMax`/],
+  [() => ({ idempotencyKey: "k" }) as never, /`idempotencyKey`/],
 ];
 
 const UNAVAILABLE = { status: 503, code: "store-unavailable", retryAfter: true } as const;
