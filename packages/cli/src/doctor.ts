@@ -1,7 +1,7 @@
 // `semel doctor`: looks at a store as somebody does who has to sign that it may be relied on.
 
 import { Command, Option } from "commander";
-import { Idempotency, isSemelError } from "semel";
+import { Idempotency, isSemelError, type QueueStats } from "semel";
 import { colorsOf } from "./check/report/text.ts";
 import { type Diagnosis, type Finding, mend, note, ok } from "./doctor/finding.ts";
 import { diagnoseMysql } from "./doctor/mysql.ts";
@@ -160,7 +160,29 @@ async function contents({ store }: OpenStore): Promise<Finding[]> {
           "Find out what happened, and say so: semel records list --state held",
         )
       : ok("holds", "none");
-  return [retention, held];
+  const queue = await idempotency.queueStats();
+  return [retention, held, ...(queue ? [queueFinding(queue)] : [])];
+}
+
+/** What is due for longer than this, nobody seems to do. */
+const DUE_MS_MAX = 5 * 60_000;
+
+function queueFinding({ states, oldestDueMs }: QueueStats): Finding {
+  const dead = states.task.dead + states.effect.dead;
+  const dueMs = Math.max(oldestDueMs.task ?? 0, oldestDueMs.effect ?? 0);
+  if (dead > 0) {
+    const remedy =
+      "Mend what it failed with, then semel queue retry; see semel queue list --state dead";
+    return note("queue", `${dead} given up`, remedy);
+  }
+  if (dueMs > DUE_MS_MAX) {
+    return note(
+      "queue",
+      `something has been due for ${shownDuration(dueMs)}`,
+      "Run a relay or a worker that does it: semel queue list --state waiting, also with --kind task",
+    );
+  }
+  return ok("queue", "nothing given up, nothing overdue");
 }
 
 function range(shortest: number, longest: number): string {

@@ -278,6 +278,16 @@ function describeQueue(flags: string[]): void {
     );
   });
 
+  test("doctor: tells what was given up", async () => {
+    const { stdout } = await semel("doctor", "--json", ...flags);
+    const { findings } = JSON.parse(stdout) as { findings: { check: string }[] };
+    expect(findings.find(({ check }) => check === "queue")).toMatchObject({
+      verdict: "note",
+      found: "1 given up",
+      remedy: expect.stringMatching(/semel queue retry/),
+    });
+  });
+
   test("queue retry: what was given up waits again; what is done, and what is absent, ends with 3", async () => {
     const id = await idOf("mail");
     expect(jsonLines(await queue("retry", id, "--json"))).toEqual([{ id, retried: true }]);
