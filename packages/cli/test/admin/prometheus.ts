@@ -10,7 +10,7 @@ export interface Family {
 
 const NAME = /^[a-zA-Z_:][a-zA-Z0-9_:]*$/;
 /** As Go's ParseFloat, to which Prometheus leaves numbers, `Nan` is one: a histogram's that is empty yet. */
-const SAMPLE = /^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (nan|[+-]inf|-?[\de.+-]+)$/i;
+const SAMPLE = /^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? ([Nn]a[Nn]|[+-]Inf|-?[\d.eE+-]+)$/;
 const LABEL = /([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)/y;
 
 /** @throws {Error} for what Prometheus would not take */
@@ -54,7 +54,7 @@ function labelsOf(text: string, line: string): Record<string, string> {
 function numberOf(text: string): number {
   if (text.endsWith("Inf")) return text.startsWith("-") ? -Infinity : Infinity;
   const number = Number(text);
-  if (text !== "NaN" && Number.isNaN(number)) throw new Error(`bad number: ${text}`);
+  if (text.toLowerCase() !== "nan" && Number.isNaN(number)) throw new Error(`bad number: ${text}`);
   return number;
 }
 
