@@ -4,11 +4,18 @@ import { hash } from "node:crypto";
 import type { Attempt, Operation } from "../engine/attempt.ts";
 import type { Idempotency } from "../engine/idempotency.ts";
 import type { OperationOptions } from "../engine/policy.ts";
-import { InvalidOption, isSemelError, KeyInvalid, KeyMissing, ScopeMissing } from "../errors.ts";
+import {
+  type ErrorCode,
+  InvalidOption,
+  isSemelError,
+  KeyInvalid,
+  KeyMissing,
+  ScopeMissing,
+} from "../errors.ts";
 import { canonicalForm, fingerprinter } from "../fingerprint.ts";
 import { KEY_LENGTH_MAX } from "../key.ts";
 import { assertToolOptions, type ToolOptions } from "./options.ts";
-import { type ToolRefusal, toolRefusal } from "./refusal.ts";
+import { brokenOff, type ToolRefusal, toolRefusal } from "./refusal.ts";
 import type { TextSchema, ToolExtra, ToolResult } from "./types.ts";
 
 export type { Operation } from "../engine/attempt.ts";
@@ -93,24 +100,41 @@ export function idempotentTool<
   fingerprinter(fingerprint);
   return async (args, extra) => {
     assertExtra(extra);
+    let thrown: { error: unknown } | undefined;
     try {
       const called = await callOf(options, args, extra);
       if (called === undefined) return await handler(args, extra, undefined);
       const { value, replayed } = await idempotency.run<Result, Partial<Args>>(
         { ...rest, ...called, ...(fingerprint && { fingerprint }), signal: extra.signal },
         async (operation) => {
-          const result = await handler(args, uncancelled(extra, operation), operation);
-          return result?.isError ? failed(result, onError, operation) : result;
+          try {
+            const result = await handler(args, uncancelled(extra, operation), operation);
+            return result?.isError ? await failed(result, onError, operation) : result;
+          } catch (error) {
+            thrown = { error };
+            throw error;
+          }
         },
       );
       return replayed ? marked(value) : value;
     } catch (error) {
       if (error instanceof Failed) return error.result as Result;
       if (!isSemelError(error) || error.code === "option-invalid") throw error;
-      return toolRefusal(error, structuredErrors ?? true);
+      const isForeign = thrown?.error === error && !OF_ITSELF.has(error.code);
+      return (isForeign ? brokenOff : toolRefusal)(error, structuredErrors ?? true);
     }
   };
 }
+
+/** What an operation's own methods, or its handler, throw to say what becomes of the operation itself. */
+const OF_ITSELF = new Set<ErrorCode>([
+  "not-applied",
+  "outcome-unknown",
+  "attempt-superseded",
+  "steps-diverged",
+  "step-invalid",
+  "not-serializable",
+]);
 
 /** Carries a result that is not to be stored past the engine. */
 class Failed extends Error {

@@ -110,11 +110,25 @@ export function toolRefusal(error: SemelError, structured: boolean): ToolRefusal
     what: TELLING.has(code) ? `${error.message}.` : "The call failed.",
     next: BY_RETRY[retry],
   };
-  const facts: RefusalFacts = { code, retry, next: words.next };
-  if (retry === "same-key") facts.retryAfterMs = RETRY_AFTER_MS;
+  return refusal({ code, retry, next: words.next }, words.what, structured);
+}
+
+/**
+ * A tool's answer when its handler was broken off by an error of Semel's that is about something else: a
+ * step that was made and could not be saved, or an operation within the operation. What such an error
+ * advises is not meant for whoever called the tool.
+ */
+export function brokenOff({ code }: SemelError, structured: boolean): ToolRefusal {
+  const next = `Wait a moment, then ${SAME_KEY}. Do not use a new key: it could be done twice.`;
+  const what = `The call had begun when something that it needs failed (${code}), so part of it may be done.`;
+  return refusal({ code: "operation-failed", retry: "same-key", next }, what, structured);
+}
+
+function refusal(told: RefusalFacts, what: string, structured: boolean): ToolRefusal {
+  const facts = told.retry === "same-key" ? { ...told, retryAfterMs: RETRY_AFTER_MS } : told;
   return {
     isError: true,
-    content: [{ type: "text", text: `${words.what} ${words.next}` }],
+    content: [{ type: "text", text: `${what} ${facts.next}` }],
     ...(structured && { structuredContent: { ...facts } }),
     _meta: { [ERROR_META]: facts },
   };

@@ -1,7 +1,7 @@
 // From a request to a delivery that is known to be its sender's; nothing is asked of the store.
 
 import type { IncomingMessage } from "node:http";
-import { InvalidOption, isSemelError, KeyMissing } from "../errors.ts";
+import { BodyTooLarge, InvalidOption, isSemelError, KeyMissing } from "../errors.ts";
 import type { HttpLayer } from "../http/exchange.ts";
 import { copyBody } from "../http/fetch-body.ts";
 import { hasBody, isConsumed, peekBody } from "../http/node-body.ts";
@@ -94,14 +94,16 @@ export async function fetchBody(request: Request, bytesMax: number): Promise<Uin
  * The exact bytes of a `node:http` request: its stream, or what a parser kept of it.
  *
  * @throws {InvalidOption} when only a parsed form is left
+ * @throws {BodyTooLarge} also for what a parser has kept
  */
 export async function nodeBody(message: IncomingMessage, bytesMax: number): Promise<Uint8Array> {
   if (!hasBody(message)) return new Uint8Array(0);
   // A copy: what a handler does to its delivery must not be read from the stream.
   if (!isConsumed(message)) return Buffer.from(await peekBody(message, bytesMax));
   const { rawBody, body } = message as { rawBody?: unknown; body?: unknown };
-  if (rawBody instanceof Uint8Array) return rawBody;
-  if (body instanceof Uint8Array) return body;
+  const kept = [rawBody, body].find((bytes) => bytes instanceof Uint8Array);
+  if (kept && kept.byteLength > bytesMax) throw new BodyTooLarge(bytesMax);
+  if (kept) return kept;
   throw new InvalidOption(
     "The body of this request was parsed before, and a signature covers its exact bytes: mount the webhook before body parsers, or use `express.raw({ type: () => true })` on its route, or keep the bytes with `express.json({ verify: (req, _res, bytes) => { req.rawBody = bytes; } })`",
   );

@@ -167,6 +167,32 @@ describe("Kafka in batches", () => {
     expect(given.resolved).toEqual(["2", "4", "5"]);
   });
 
+  test("MSG-2: `size` may be more than what is handled at once, and batches do not wait for each other", async () => {
+    const batches: string[][] = [];
+    let letGo = () => {};
+    const gone = new Promise<void>((resolve) => {
+      letGo = resolve;
+    });
+    const handle = eachBatch(inboxOf({ concurrency: 2 }), {
+      async batch(records) {
+        batches.push(valuesOf(records));
+        if (batches.length === 1) await gone;
+      },
+    });
+    const [first, second] = [batchOf([1, 2, 3, 4, 5]), batchOf([11, 12, 13])];
+    const slow = handle(first);
+    await until(() => batches.length === 1);
+    await handle(second);
+    expect([first.resolved, second.resolved]).toEqual([[], ["13"]]);
+    letGo();
+    await slow;
+    expect(first.resolved).toEqual(["5"]);
+    expect(batches).toEqual([
+      ["1", "2", "3", "4", "5"],
+      ["11", "12", "13"],
+    ]);
+  });
+
   test.each(["taken back", "stopped"])(
     "MSG-2: a batch that is %s while a message fails passes no offset of it",
     async (how) => {

@@ -433,6 +433,11 @@ test("options and messages that are wrong are refused by name", async () => {
   expect(make({ retentoin: 1 })).toThrow("did you mean `retention`");
   expect(make({ attemptsMax: 0 })).toThrow("`attemptsMax` must be a whole number");
   expect(make({ concurrency: 0 })).toThrow("`concurrency`");
+  for (const never of [0, -1, Number.NaN, Number.POSITIVE_INFINITY, "soon", null, "1y"]) {
+    expect(make({ retention: never })).toThrow("`retention` must be");
+    expect(make({ lease: never })).toThrow("`lease` must be");
+    expect(make({ retryDelayMax: never })).toThrow("`retryDelayMax` must be");
+  }
   expect(make({ withoutId: "skip" })).toThrow("`withoutId` must be one of");
   expect(make({ onCrash: "probe" })).toThrow("`onCrash` must be one of");
   expect(() => createInbox(idempotency, "")).toThrow("name of its consumer");

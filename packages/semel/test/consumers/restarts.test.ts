@@ -59,4 +59,47 @@ for (const [name, server, open] of brokers) {
       await topic.close();
     },
   );
+
+  test.skipIf(!server)(
+    `MSG-2: ${name} killed in the middle of a batch, repeats nothing of it, and is told of all of it${skipped}`,
+    async () => {
+      const topic = await open(server!.url);
+      const inbox = createInbox(new Idempotency({ store: memoryStore() }), "restarts");
+      const handled: string[] = [];
+      const done = new Set<string>();
+      let letGo = () => {};
+      const opened = new Promise<void>((resolve) => {
+        letGo = resolve;
+      });
+      const bodies = Array.from({ length: 5 }, (_, index) => `body ${index}`);
+      for (const body of bodies) await topic.publish(body, body);
+      const consumer = await topic.consume(inbox, {
+        async batch(given) {
+          for (const body of given) {
+            handled.push(body);
+            await opened;
+          }
+        },
+        onDelivery: ({ kind }, body) => {
+          if (kind === "processed" || kind === "duplicate") done.add(body);
+        },
+      });
+      await until(() => handled.length > 0);
+      await server!.kill();
+      letGo();
+      // Handled and recorded, while there is nobody to acknowledge it to.
+      await until(() => inbox.counts.processed > 0);
+      await server!.start();
+      await until(() => done.size === bodies.length);
+      await until(() =>
+        topic.remaining().then(
+          (count) => count === 0,
+          () => false,
+        ),
+      );
+      await consumer.close();
+      expect(handled.toSorted()).toEqual(bodies);
+      await topic.close();
+    },
+  );
 }

@@ -143,6 +143,58 @@ describe.each(["stdio", "http"] as const)("%s", (transport) => {
   });
 });
 
+describe("callers of one server over HTTP, with one key", () => {
+  const transfer = (amount: number): Call => charge(amount, "k1", "pay-out");
+
+  test("two tenants have an operation each, and see nothing of each other's", async () => {
+    const [ada, grace] = [
+      await stage.connect("http", {}, "/mcp", "ada"),
+      await stage.connect("http", {}, "/mcp", "grace"),
+    ];
+    const [first, other] = [await call(ada, transfer(10)), await call(grace, transfer(999))];
+    expect([first.isError, other.isError]).toEqual([undefined, undefined]);
+    for (const [caller, amount] of [
+      [ada, 10],
+      [grace, 999],
+    ] as const) {
+      const again = await call(caller, transfer(amount));
+      expect(again.structuredContent).toEqual({ amount, key: "k1" });
+      expect(again._meta).toEqual({ [REPLAYED_META]: true });
+    }
+    // Not even that the other's call is another one.
+    expect(codeOf(await call(ada, transfer(999)))).toBe("key-reused");
+    expect(stage.effects()).toEqual(["10 k1", "999 k1"]);
+  });
+
+  test("two sessions of one tenant have one operation: who connects anew gets the first result", async () => {
+    const lost = await stage.connect("http", {}, "/mcp", "ada");
+    stage.closeGate();
+    const unheard = call(lost, transfer(10)).catch((error: Error) => error);
+    await stage.untilEffects(1);
+    // The agent goes, with its session, before it is answered.
+    await lost.client.close();
+    expect(await unheard).toBeInstanceOf(Error);
+    const back = await stage.connect("http", {}, "/mcp", "ada");
+    const busy = await call(back, transfer(10));
+    expect(busy.structuredContent).toMatchObject({
+      code: "operation-in-progress",
+      retry: "same-key",
+      next: expect.stringContaining("Do not use a new key"),
+    });
+    stage.openGate();
+    const result = await callUntilKnown(back, transfer(10));
+    expect(result.structuredContent).toEqual({ amount: 10, key: "k1" });
+    expect(stage.effects()).toEqual(["10 k1"]);
+  });
+
+  test("a caller that nobody knows runs nothing", async () => {
+    const nobody = await stage.connect("http");
+    const refused = await call(nobody, transfer(10));
+    expect(refused.structuredContent).toMatchObject({ code: "scope-missing", retry: "never" });
+    expect(stage.effects()).toEqual([]);
+  });
+});
+
 test("over HTTP another session's equal call is another call", async () => {
   const [one, two] = [await stage.connect("http"), await stage.connect("http")];
   const transfer = { name: "transfer", arguments: { amount: 5 } };

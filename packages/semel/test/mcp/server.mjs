@@ -71,6 +71,18 @@ function server() {
     ),
   );
   mcp.registerTool(
+    "pay-out",
+    { inputSchema: { amount: z.number(), idempotencyKey: keyArgument(z.string()) } },
+    idempotentTool(
+      idempotency,
+      { ...shared, tool: "pay-out", scope: (extra) => extra.authInfo?.clientId },
+      async ({ amount }, _extra, operation) => {
+        await charge(amount, operation.key);
+        return receipt(amount, operation.key);
+      },
+    ),
+  );
+  mcp.registerTool(
     "charge-in-steps",
     { inputSchema: { amount: z.number(), idempotencyKey: keyArgument(z.string()) } },
     idempotentTool(
@@ -107,6 +119,9 @@ else {
   const http = createServer(async (request, response) => {
     let body = "";
     for await (const chunk of request) body += chunk;
+    // As a middleware that has verified a token.
+    const tenant = request.headers.authorization;
+    if (tenant) request.auth = { token: tenant, clientId: tenant, scopes: [] };
     const known = sessions.get(request.headers["mcp-session-id"]);
     if (known) return known.handleRequest(request, response, body ? JSON.parse(body) : undefined);
     const isStateless = request.url === "/stateless";

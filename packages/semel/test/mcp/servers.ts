@@ -33,7 +33,12 @@ export class Stage {
   #http: Promise<{ port: number; child: ChildProcess }> | undefined;
 
   /** A client of its own; on stdio with a server of its own, over HTTP of the one that runs. */
-  async connect(transport: TransportName, settings: object = {}, path = "/mcp"): Promise<Caller> {
+  async connect(
+    transport: TransportName,
+    settings: object = {},
+    path = "/mcp",
+    tenant?: string,
+  ): Promise<Caller> {
     const client = new Client({ name: "agent", version: "1.0.0" });
     this.#clients.push(client);
     if (transport === "stdio") {
@@ -46,9 +51,10 @@ export class Stage {
     this.#http ??= this.#serve(settings);
     const { port, child } = await this.#http;
     const url = new URL(`http://127.0.0.1:${port}${path}`);
+    const requestInit = tenant === undefined ? {} : { headers: { authorization: tenant } };
     // Its types and the strictest compiler disagree on an absent session.
     await client.connect(
-      new StreamableHTTPClientTransport(url) as Parameters<Client["connect"]>[0],
+      new StreamableHTTPClientTransport(url, { requestInit }) as Parameters<Client["connect"]>[0],
     );
     return {
       client,

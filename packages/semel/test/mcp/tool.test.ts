@@ -176,7 +176,84 @@ describe("a handler that throws", () => {
   });
 });
 
+describe("what a handler lets through of a call of its own is not said of the tool's call", () => {
+  test("a nested operation that was refused: the effect before it is not denied", async () => {
+    const { idempotency } = fixture();
+    await idempotency.run({ key: "nested", payload: "first" }, () => 1);
+    const { call, runs } = await bank(
+      { onError: "hold" },
+      async () => {
+        await idempotency.run({ key: "nested", payload: "another" }, () => 2);
+        return paid(1);
+      },
+      idempotency,
+    );
+    const failed = await call(K);
+    expect(failed).toMatchObject({
+      isError: true,
+      structuredContent: { code: "operation-failed", retry: "same-key" },
+    });
+    expect(text(failed)).toContain("failed (key-reused), so part of it may be done");
+    expect(text(failed)).toContain("Do not use a new key");
+    expect(code(await call(K))).toBe("outcome-unknown");
+    expect(runs()).toBe(1);
+  });
+
+  test("a step that could not be saved: what it did is not denied", async () => {
+    const fixed = fixture();
+    fixed.plan.push({ method: "append", effect: "fail-before" });
+    const effects: string[] = [];
+    const tool = idempotentTool(
+      fixed.idempotency,
+      { tool: "pay", scope: "shared" },
+      async (_args: { idempotencyKey: string }, _extra: Extra, operation) => {
+        await operation!.step("charge", async () => void effects.push("charged"));
+        return paid(1);
+      },
+    );
+    const extra = { signal: new AbortController().signal };
+    const failing = tool({ idempotencyKey: "k1" }, extra);
+    await fixed.clock.advance(10_000);
+    const failed = (await failing) as Result;
+    expect(failed.structuredContent).toMatchObject({ code: "operation-failed", retry: "same-key" });
+    expect(text(failed)).toContain("failed (store-unavailable), so part of it may be done");
+    expect(effects).toEqual(["charged"]);
+  });
+});
+
 describe("refusals are tool errors with words for agents", () => {
+  test("a store that is away: nothing ran, nothing of it is told, and the same key serves later", async () => {
+    const fixed = fixture({ storeTimeout: 1 });
+    const { call, runs } = await bank({}, undefined, fixed.idempotency);
+    const error = new Error("ECONNREFUSED postgres://admin:secret@db");
+    fixed.plan.push({ method: "begin", effect: "fail-before", error });
+    const refused = await call(K);
+    expect(refused).toMatchObject({
+      isError: true,
+      structuredContent: { code: "store-unavailable", retry: "same-key", retryAfterMs: 1_000 },
+    });
+    expect(text(refused)).toContain("nothing was done");
+    expect(JSON.stringify(refused)).not.toMatch(/secret|ECONN/);
+    expect(runs()).toBe(0);
+    fixed.plan.length = 0;
+    expect(text(await call(K))).toBe("paid 1");
+    expect(runs()).toBe(1);
+  });
+
+  test("arguments that nothing can be compared with are refused, and nothing runs", async () => {
+    const tool = idempotentTool(
+      fixture().idempotency,
+      { tool: "pay", scope: "shared", derive: "session-and-arguments" },
+      () => paid(1),
+    );
+    const extra = { signal: new AbortController().signal };
+    for (const args of [{ to: "\ud800" }, { idempotencyKey: "k", to: "\ud800" }]) {
+      const refused = (await tool(args, extra)) as Result;
+      expect(refused.structuredContent).toMatchObject({ code: "payload-invalid", retry: "never" });
+      expect(text(refused)).toContain("Do not repeat the call");
+    }
+  });
+
   test("while the first call runs: the same key, later", async () => {
     const gate = deferred();
     const { call, runs } = await bank({}, async ({ amount }) => {
@@ -342,6 +419,16 @@ describe("whose call it is, and which", () => {
     expect(refused.structuredContent).toMatchObject({ code: "key-invalid", retry: "new-key" });
     expect(text(refused)).toContain("must be a string, got number");
     expect(text(await call({ amount: 1 }, { [KEY_META]: "ключ" }))).toContain("printable ASCII");
+    expect(code(await call({ amount: 1 }, { [KEY_META]: "" }))).toBe("key-invalid");
+    expect(code(await call({ amount: 1 }, { [KEY_META]: "x".repeat(256) }))).toBe("key-invalid");
+    // The schema of the argument refuses these before the tool is asked.
+    for (const idempotencyKey of ["", "x".repeat(256), 7]) {
+      const invalid = await call({ amount: 1, idempotencyKey });
+      expect([invalid.isError, text(invalid)]).toEqual([
+        true,
+        expect.stringMatching(/validation/i),
+      ]);
+    }
     expect(runs()).toBe(0);
   });
 

@@ -115,11 +115,11 @@ describe("a body that was read before", () => {
     },
   });
 
-  async function mounted(...parsers: express.RequestHandler[]) {
+  async function mounted(parsers: express.RequestHandler[], more: Partial<WebhookOptions> = {}) {
     const errors: unknown[] = [];
     const fixed = fixture();
     const reportError = (error: unknown) => errors.push(error);
-    const hook = webhook(fixed.idempotency, { ...options, reportError });
+    const hook = webhook(fixed.idempotency, { ...options, reportError, ...more });
     const app = express();
     app.use("/hooks", ...parsers);
     app.post(
@@ -150,7 +150,7 @@ describe("a body that was read before", () => {
     ["a form", express.urlencoded({ type: () => true })],
     ["JSON, and whose bytes were kept as text", keptAsText],
   ])("by Express as %s is refused with the remedy, and nothing runs", async (_, parser) => {
-    const { answers, errors, store } = await mounted(parser);
+    const { answers, errors, store } = await mounted([parser]);
     expect(answers.map(({ status }) => status)).toEqual([500, 500]);
     expect(errors[0]).toBeInstanceOf(InvalidOption);
     expect(String(errors[0])).toContain("express.raw({ type: () => true })");
@@ -165,14 +165,24 @@ describe("a body that was read before", () => {
   });
 
   test.each([
+    ["read", (_request, _response, next) => next()],
+    ["kept by `express.raw()`", express.raw({ type: () => true })],
+    ["kept as `rawBody`", keep],
+  ] as [string, express.RequestHandler][])("one over the bound gets 413, %s", async (_, parser) => {
+    const { answers, errors, store } = await mounted([parser], { maxBodyBytes: 20 });
+    expect(answers.map(({ status }) => status)).toEqual([413, 413]);
+    expect([errors, store.calls.total]).toEqual([[], 0]);
+  });
+
+  test.each([
     ["nothing is mounted before", []],
     ["`express.raw()` keeps its bytes", [express.raw({ type: () => true })]],
     ["`express.json()` keeps its bytes as `rawBody`", [keep]],
   ])("%s: it is verified and run once", async (_, parsers) => {
-    const { answers, errors } = await mounted(
+    const { answers, errors } = await mounted([
       (_request, _response, next) => next(),
       ...(parsers as express.RequestHandler[]),
-    );
+    ]);
     expect(await Promise.all(answers.map((answer) => answer.text()))).toEqual(["evt_1", "evt_1"]);
     expect(answers[1]!.headers.get("idempotent-replayed")).toBe("true");
     expect(errors).toEqual([]);

@@ -170,6 +170,8 @@ export class Inbox<Transaction = unknown> {
       wait: 0,
       refuseLate: false,
     };
+    // What the engine refuses is told now, and not by the first message.
+    idempotency.policy(this.#policy);
   }
 
   /**
