@@ -8,8 +8,9 @@ export default defineConfig({
     // Most of them wait for servers and processes.
     maxWorkers: 2,
     include: ["packages/*/test/**/*.test.ts", "examples/**/*.test.ts", "docs/**/*.test.ts"],
-    testTimeout: 30_000,
-    hookTimeout: 60_000,
+    // Against what hangs: machines are several times slower at some hours than at others.
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
     reporters: results ? ["default", ["json", { outputFile: results }]] : ["default"],
   },
 });

@@ -27,7 +27,7 @@ beforeAll(() => {
   writeFileSync(join(folder, "package.json"), '{ "private": true }');
   const tarballs = tarballNames().map((name) => `./${name}`);
   run("npm", ["install", "--silent", "--no-audit", "--no-fund", ...tarballs], folder);
-}, 240_000);
+}, 300_000);
 
 afterEach(cleanUp);
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -73,7 +73,7 @@ test("npx semel gateway serves requests, and its dashboard, from an empty folder
   process.kill(-child.pid!, "SIGTERM");
   await exited;
   expect(readdirSync(folder)).toContain("semel.db");
-}, 120_000);
+});
 
 test("the tarball holds what is built and nothing else, and needs no script to install", () => {
   const name = tarballNames().find((one) => one.startsWith("semel-cli"))!;

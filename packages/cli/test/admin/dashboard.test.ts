@@ -440,7 +440,7 @@ describe.skipIf(missing !== undefined)(
         await page.keyboard.press("?");
         await page.getByRole("dialog").waitFor();
         expect(await violations(page, rules)).toEqual([]);
-      }, 120_000);
+      });
     });
   },
 );

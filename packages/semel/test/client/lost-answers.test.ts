@@ -67,13 +67,13 @@ describe.each(Object.keys(STORES))("before a service over %s", (name) => {
   test.each(hows)(
     "an answer that is lost at any byte (%s) is asked for again, and paid once",
     (how) => payAtEveryByte(how, "response"),
-    60_000,
+    300_000,
   );
 
   test.each(hows)(
     "a request that is lost at any byte (%s) is sent again, and paid once",
     (how) => payAtEveryByte(how, "request"),
-    60_000,
+    300_000,
   );
 });
 

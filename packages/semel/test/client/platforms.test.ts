@@ -86,7 +86,7 @@ test("its declarations compile for browsers, without Node's types", () => {
     .getPreEmitDiagnostics(ts.createProgram([file], options, host))
     .map(({ messageText }) => ts.flattenDiagnosticMessageText(messageText, "\n"));
   expect(found).toEqual([]);
-}, 60_000);
+});
 
 test("a program that awaits a retry does not end in the middle of it", async () => {
   const url = await rawServer((socket, index) => {

@@ -59,7 +59,7 @@ test("code in documents compiles under the strictest flags", () => {
     );
   expect(found).toEqual([]);
   expect(blocks.length).toBeGreaterThan(5);
-}, 60_000);
+});
 
 describe("code that is marked to run", () => {
   test.each(blocks.filter(({ isRun }) => isRun))("$name runs to its end", ({ name, code }) => {

@@ -238,4 +238,4 @@ test("40 kills at moments that nobody chose never give a second effect under `ho
   }
   expect(outcomes.paid + outcomes.held).toBe(40);
   console.log(`40 kills: ${outcomes.paid} paid, ${outcomes.held} held, no second effect`);
-}, 120_000);
+});

@@ -169,7 +169,7 @@ describe("EN-7: a process that dies at any call of the store", () => {
         await on.stop();
       }
     }
-  }, 60_000);
+  });
 
   test("while it undoes a ride that failed for good: the next one goes on undoing, and never forward", async () => {
     const calls = await callsOf(true);

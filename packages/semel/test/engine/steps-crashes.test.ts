@@ -195,7 +195,7 @@ describe.each(places)("kill -9 between, before and in steps on $name", (place) =
     console.log(
       `${place.name}: ${first} + ${second} kills, ${calls} calls, ${downstream.effects.size} effects`,
     );
-  }, 120_000);
+  });
 });
 
 /** Where an operation that was killed at a point is killed once more: at one that it surely reaches. */

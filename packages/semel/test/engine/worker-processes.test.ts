@@ -144,5 +144,5 @@ describe.each([...sqlPlaces, redisPlace])("three processes on $name", (found) =>
     for (const n of [0, JOBS - 1]) {
       expect((await job.run({ key: `job-${n}`, input: n })).value).toBe("done");
     }
-  }, 120_000);
+  });
 });

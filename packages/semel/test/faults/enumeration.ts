@@ -427,7 +427,7 @@ export function describeFaults(
       async (phase) => {
         expect(await enumeration.run(phase)).toEqual([]);
       },
-      180_000,
+      300_000,
     );
   });
 }

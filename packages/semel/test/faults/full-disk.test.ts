@@ -137,7 +137,7 @@ for (const { name, sizeMiB, start, open } of databases) {
       console.log(
         `${name}, full disk: ${kept.length} operations kept, then ${refused.length} refused with ${codes.join(", ")}`,
       );
-    }, 180_000);
+    }, 300_000);
   });
 }
 

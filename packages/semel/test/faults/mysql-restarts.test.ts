@@ -66,7 +66,7 @@ describe.skipIf(missing)(`MariaDB in a storm${missing}`, () => {
       const answers = await storm.audit(witness(), () => modeName === "transaction()");
       console.log(`mysql (mysql2), ${modeName}, 2 times kill -9: ${JSON.stringify(answers)}`);
     },
-    180_000,
+    300_000,
   );
 
   it("refuses newcomers within a bound while the server is stalled, and goes on when it is not", async () => {
@@ -88,5 +88,5 @@ describe.skipIf(missing)(`MariaDB in a storm${missing}`, () => {
     await storm.more(100);
     await storm.end();
     console.log(`mysql (mysql2), a stall: ${JSON.stringify(await storm.audit(witness()))}`);
-  }, 120_000);
+  });
 });

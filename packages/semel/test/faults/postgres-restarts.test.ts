@@ -102,7 +102,7 @@ describe.skipIf(missing)(`Postgres in a storm${missing}`, () => {
         );
         await client.end();
       },
-      120_000,
+      300_000,
     );
   });
 
@@ -128,5 +128,5 @@ describe.skipIf(missing)(`Postgres in a storm${missing}`, () => {
     const witness = new Idempotency({ store: client.store, sweep: false, cache: false });
     console.log(`postgres (pg), a stall: ${JSON.stringify(await storm.audit(witness))}`);
     await client.end();
-  }, 120_000);
+  });
 });

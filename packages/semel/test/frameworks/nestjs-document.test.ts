@@ -46,4 +46,4 @@ test("the application compiles with TypeScript's own decorators, and runs", () =
   const promised = [...code!.matchAll(/console\.log\(.*\); \/\/ (.*)$/gm)].map(([, said]) => said);
   expect(promised).toHaveLength(2);
   expect(printed.trim().split("\n")).toEqual(promised);
-}, 60_000);
+});

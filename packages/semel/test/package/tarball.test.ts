@@ -27,7 +27,7 @@ beforeAll(() => {
   tarball = join(folder, readdirSync(folder).find((name) => name.endsWith(".tgz"))!);
   writeFileSync(join(folder, "package.json"), '{ "private": true, "type": "module" }');
   run("npm", ["install", "--silent", "--no-audit", "--no-fund", tarball], folder);
-}, 120_000);
+});
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -60,7 +60,7 @@ test("semel/nestjs and semel/opentelemetry need the packages of applications tha
   const install = ["install", "--silent", "--no-audit", "--no-fund", "reflect-metadata", ...peers];
   run("npm", install, folder);
   expect(imported(OF_PEERS)).toBe("imported");
-}, 120_000);
+});
 
 test("an ESM consumer type-checks under the strictest flags", () => {
   writeFileSync(
@@ -84,7 +84,7 @@ idempotent(idempotency, {}, () => {});
   const flags = "--noEmit --strict --exactOptionalPropertyTypes --target es2023 --module nodenext";
   const types = ["--types", "node", "--typeRoots", join(ROOT, "node_modules/@types")];
   run(join(BIN, "tsc"), [...flags.split(" "), ...types, "consumer.ts"], folder);
-}, 60_000);
+});
 
 test("the tarball holds what is built and nothing else", () => {
   const names = run("tar", ["tzf", tarball], folder).trim().split("\n");
@@ -99,4 +99,4 @@ test("the tarball holds what is built and nothing else", () => {
 test("publint and attw find nothing wrong", () => {
   run(join(BIN, "publint"), ["--strict", tarball], folder);
   run(join(BIN, "attw"), ["--profile", "esm-only", tarball], folder);
-}, 60_000);
+});

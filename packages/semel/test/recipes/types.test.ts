@@ -44,4 +44,4 @@ test("the recipes type-check under the strictest flags", () => {
   expect(found).toEqual([]);
   const checked = program.getSourceFiles().filter(({ fileName }) => fileName.startsWith(RECIPES));
   expect(checked.length).toBeGreaterThanOrEqual(13);
-}, 60_000);
+});

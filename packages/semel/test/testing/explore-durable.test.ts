@@ -50,9 +50,9 @@ test("a ride is booked, charged and has its receipt once, under every fault at e
   expect(report.ok, String(report)).toBe(true);
   expect(report.points).toBeGreaterThan(15);
   expect(report.endings).toEqual({ completed: report.runs, held: 0 });
-}, 120_000);
+});
 
 test("a ride without a rocket is undone once, and has no receipt", async () => {
   const report = await explored(false, { book: 1, charge: 1, refund: 1, cancel: 1, receipt: 0 });
   expect(report.ok, String(report)).toBe(true);
-}, 120_000);
+});

@@ -194,7 +194,7 @@ describe("with real processes and SIGKILL", () => {
     // Before and after: begin, two effects, two saves, settle.
     expect(report.points).toBe(12);
     expect(report.endings).toEqual({ completed: 13, held: 0 });
-  }, 120_000);
+  });
 
   test("a step without a key happens twice when it is killed after its effect", async () => {
     const report = await exploreProcesses(SCRIPT, { arguments: ["wrong"] });
@@ -202,7 +202,7 @@ describe("with real processes and SIGKILL", () => {
     expect(report.violations[0]!.faults).toEqual([
       { point: 'after effect "charge"', fault: "crash-after" },
     ]);
-  }, 120_000);
+  });
 
   test("a script that fails by itself is told of, with what it printed", async () => {
     await expect(exploreProcesses(SCRIPT.replace("-process", "-absent"))).rejects.toThrow(
