@@ -11,6 +11,7 @@ export default defineConfig({
     // Against what hangs: machines are several times slower at some hours than at others.
     testTimeout: 120_000,
     hookTimeout: 120_000,
+    expect: { poll: { timeout: 30_000 } },
     reporters: results ? ["default", ["json", { outputFile: results }]] : ["default"],
   },
 });

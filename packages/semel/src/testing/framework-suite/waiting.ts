@@ -3,9 +3,9 @@
 /** What was waited for never came. */
 export class StageTimeout extends Error {}
 
-const PATIENCE_MS = 10_000;
+const PATIENCE_MS = 30_000;
 
-/** Resolves when the condition holds. @throws {StageTimeout} when it does not within 10 s */
+/** Resolves when the condition holds. @throws {StageTimeout} when it does not within 30 s */
 export async function until(condition: () => unknown, what: string): Promise<void> {
   const giveUpAt = performance.now() + PATIENCE_MS;
   while (!condition()) {
@@ -14,7 +14,7 @@ export async function until(condition: () => unknown, what: string): Promise<voi
   }
 }
 
-/** The promise's outcome. @throws {StageTimeout} when it does not come within 10 s */
+/** The promise's outcome. @throws {StageTimeout} when it does not come within 30 s */
 export async function inTime<T>(promise: Promise<T>, what: string): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
