@@ -60,7 +60,7 @@ export class Stage {
     let reach = () => {};
     let open = () => {};
     const reached = new Promise<void>((resolve, reject) => {
-      const timer = setTimeout(() => reject(new StageTimeout(`nobody came to ${name}`)), 10_000);
+      const timer = setTimeout(() => reject(new StageTimeout(`nobody came to ${name}`)), 30_000);
       reach = () => {
         clearTimeout(timer);
         resolve();
