@@ -20,6 +20,7 @@ import {
   withBody,
 } from "../http/fetch-body.ts";
 import { hasBody, isConsumed, peekBody } from "../http/node-body.ts";
+import { headerLines } from "../http/node-exchange.ts";
 import { isBeyondAscii } from "../http/node-headers.ts";
 import { setOperation } from "../http/operation-of.ts";
 import type { HttpOptions } from "../http/options.ts";
@@ -176,10 +177,13 @@ function incomingRequest<Context extends HonoContext>(c: Context): IncomingReque
     request: c,
     method: req.method,
     target: targetOf(req.url, message),
-    // `Headers` has joined repeated lines with a comma, which a bare key may not contain.
     headerLines: (name) => {
+      // Asked first: where Node may have dropped lines, a key that is not there may have been.
+      const lines = message ? headerLines(message, name) : [];
       const value = req.header(name);
-      return value === undefined ? [] : [value];
+      if (value === undefined) return [];
+      // `Headers` has joined repeated lines with a comma, which a bare key may not contain.
+      return lines.length > 1 ? lines : [value];
     },
     body: (bytesMax) => bodyOf(c, message, bytesMax),
   };

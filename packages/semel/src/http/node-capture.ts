@@ -173,6 +173,8 @@ class Capture implements CapturedResponse {
   #tooLarge = false;
   /** The head has left, and what is written flows. */
   #streaming = false;
+  /** The headers of that head, without those of middleware that changes what is written, as compression. */
+  #headersStreamed: [string, string][] = [];
   /** `end()` was called: the answer is whole. */
   #ended = false;
   /** The client is gone; the handler is not told before it is done (SM-23). */
@@ -289,9 +291,10 @@ class Capture implements CapturedResponse {
     const response = this.#response;
     const status = checkedStatus(response.statusCode);
     assertSendableReason(response);
+    this.#headersStreamed = headersOf(response);
     if (this.#clientGone) this.#startGrace();
     else if (!response.headersSent) {
-      const head = { status, headers: headersOf(response) };
+      const head = { status, headers: this.#headersStreamed };
       addHeaders(response, this.#exchange.streamingHeaders(head));
       // Node would write an implicit head through the patched `writeHead`, which writes none.
       this.#original.writeHead.call(response, status);
@@ -396,7 +399,8 @@ class Capture implements CapturedResponse {
       const body = this.#collected();
       const { statusCode: status } = response;
       const reason = reasonOf(response);
-      const made = { status, headers: headersOf(response), body };
+      const headers = this.#streaming ? this.#headersStreamed : headersOf(response);
+      const made = { status, headers, body };
       const loss = this.#endWithoutResult(status);
       const isLost = loss !== undefined;
       if (isLost) await loss;

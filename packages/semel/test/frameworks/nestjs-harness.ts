@@ -291,6 +291,22 @@ export async function serveNest(
   return { app, port: app.getHttpServer().address().port, close: () => app.close() };
 }
 
+/** An application that is ready, and does not listen. Bodies are left alone. */
+export async function createNest(
+  platform: Platform,
+  metadata: ModuleMetadata,
+): Promise<INestApplication> {
+  const adapter = platform === "Express" ? new ExpressAdapter() : new FastifyAdapter();
+  const root = { module: class App {}, ...metadata };
+  const options = { logger: false, abortOnError: false, bodyParser: false } as const;
+  const app = await NestFactory.create(root, adapter, options);
+  if (platform === "Fastify") withoutParsers(app);
+  await app.init();
+  if (platform === "Fastify")
+    await (app as NestFastifyApplication).getHttpAdapter().getInstance().ready();
+  return app;
+}
+
 /** Bodies as `node:http` has them, which Fastify refuses unless it is told of their types. */
 function withoutParsers(app: INestApplication): void {
   const instance = (app as NestFastifyApplication).getHttpAdapter().getInstance();

@@ -3,23 +3,34 @@
 import type { IncomingMessage, RequestListener, Server, ServerResponse } from "node:http";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
+import { getRequestListener } from "@hono/node-server";
+import { All, Controller, Res, StreamableFile } from "@nestjs/common";
 import express5, { type Request as ExpressRequest } from "express";
 import express4 from "express4";
 import { type FastifyRequest, fastify as fastify5 } from "fastify";
 import { fastify as fastify4 } from "fastify4";
+import { Hono, type Context as HonoContext } from "hono";
 import koa3, { type Context } from "koa";
 import koa2 from "koa2";
 import { Idempotency, type IdempotencyOptions } from "../../src/engine/idempotency.ts";
 import { idempotent as forExpress } from "../../src/frameworks/express.ts";
 import { idempotent as forFastify } from "../../src/frameworks/fastify.ts";
 import { idempotent as forFetch } from "../../src/frameworks/fetch.ts";
+import { idempotent as forHono } from "../../src/frameworks/hono.ts";
 import { idempotent as forKoa } from "../../src/frameworks/koa.ts";
+import { Idempotent, type NestRequest, SemelModule } from "../../src/frameworks/nestjs.ts";
 import { idempotent as forNode } from "../../src/frameworks/node.ts";
 import type { HttpOptions } from "../../src/http/options.ts";
 import type { Store } from "../../src/store.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
 import type { FieldOf } from "../../src/testing/framework-suite/index.ts";
 import { bridge } from "../frameworks/fetch-harness.ts";
+import {
+  controller,
+  createNest,
+  type NestResponse,
+  type Platform,
+} from "../frameworks/nestjs-harness.ts";
 
 /** What the handler answers. */
 export interface Answered {
@@ -148,6 +159,49 @@ function onFastify(create: typeof fastify5): Serving {
   };
 }
 
+function onHono(parts: Parts): Server {
+  const app = new Hono().onError((_error, c) => c.text("Internal Server Error", 500));
+  const field = (c: HonoContext, name: string) => c.req.header(name);
+  app.all("*", forHono<HonoContext>(parts.idempotency, shared(parts, field)), async (c) => {
+    const { status, headers, body } = await parts.handle();
+    for (const [name, value] of headers) c.header(name, value, { append: true });
+    return c.body(body, status as 200);
+  });
+  return createServer(getRequestListener(app.fetch));
+}
+
+function onNest(platform: Platform): Serving {
+  return async (parts) => {
+    const field = (request: NestRequest, name: string) => request["headers"][name];
+    const Everything = controller("Everything", [Controller()], {
+      answer: {
+        handler: async (response: NestResponse) => {
+          const { status, headers, body } = await parts.handle();
+          response.status(status);
+          const lines: Record<string, string[]> = Object.create(null);
+          for (const [name, value] of headers) {
+            lines[name] ??= [];
+            lines[name].push(value);
+          }
+          for (const [name, values] of Object.entries(lines)) response.header(name, values);
+          return new StreamableFile(Buffer.from(body));
+        },
+        decorators: [
+          All(["/", platform === "Express" ? "*path" : "*"]),
+          Idempotent(shared(parts, field)),
+        ],
+        parameters: [Res({ passthrough: true })],
+      },
+    });
+    const { idempotency } = parts;
+    const app = await createNest(platform, {
+      imports: [SemelModule.forRoot({ idempotency, defaults: { scope: "shared" } })],
+      controllers: [Everything],
+    });
+    return app.getHttpServer();
+  };
+}
+
 export const ADAPTERS: Readonly<Record<string, Serving>> = {
   node: onNode,
   "Express 5": onExpress(express5),
@@ -157,6 +211,9 @@ export const ADAPTERS: Readonly<Record<string, Serving>> = {
   "Koa 2": onKoa(koa2),
   "Fastify 5": onFastify(fastify5),
   "Fastify 4": onFastify(fastify4 as unknown as typeof fastify5),
+  "Hono 4": onHono,
+  "Nest 12 on Express": onNest("Express"),
+  "Nest 12 on Fastify": onNest("Fastify"),
 };
 
 /** Where a parser before Semel has left nothing of the body but a value. */

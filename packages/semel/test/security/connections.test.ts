@@ -186,7 +186,9 @@ for (const [name, serving] of Object.entries(ADAPTERS)) {
     test("HTTP/1.0 has keys as well", async () => {
       const { port, runs } = await serve(serving);
       for (const replayed of [undefined, "true"]) {
-        const answer = await only(port, `POST / HTTP/1.0\r\n${KEY}\r\nContent-Length: 0\r\n\r\n`);
+        // `@hono/node-server` asks for a host in HTTP/1.0 as well.
+        const lines = [...(name.startsWith("Hono") ? ["Host: a"] : []), KEY, "Content-Length: 0"];
+        const answer = await only(port, `POST / HTTP/1.0\r\n${lines.join("\r\n")}\r\n\r\n`);
         expect([answer.status, line(answer, "idempotent-replayed")]).toEqual([200, replayed]);
       }
       expect(runs()).toBe(1);

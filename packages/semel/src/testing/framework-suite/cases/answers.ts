@@ -1,6 +1,7 @@
 // Every kind of response is answered once and replayed exactly (HTTP-13, HTTP-14).
 
 import assert from "node:assert/strict";
+import type { ServerResponse } from "node:http";
 import { gunzipSync } from "node:zlib";
 import type { StoredHeaders } from "../../../http/response.ts";
 import {
@@ -283,20 +284,26 @@ export const answerCases = [
     "HTTP-14: an answer that middleware outside compresses is stored before that",
     (harness) =>
       withScene(harness, { outside: rot13Outside }, async (scene) => {
-        for (const route of ["text", "chunks"] as const) {
+        for (const [route, text] of OUTSIDE) {
           const key = `key-${route}`;
           const first = await scene.post(route, { key });
-          assert.equal(first.body.toString(), rot13(answerText(route)));
+          assert.equal(first.body.toString(), rot13(text));
+          assert.equal(field(first, "content-encoding"), "rot13");
           assertReplayOf(await scene.post(route, { key }), first);
+          assert.equal(scene.runs(route), 1);
         }
       }),
     ["outer-middleware"],
   ),
 ];
 
-function answerText(route: "text" | "chunks"): string {
-  return route === "text" ? "héllo wörld" : "onetwothree";
-}
+/** Whole answers and streams, and what they say. */
+const OUTSIDE = [
+  ["text", "héllo wörld"],
+  ["chunks", "onetwothree"],
+  ["drip", DRIP.join("")],
+  ["drip-pipe", DRIP.join("")],
+] as const;
 
 /** A stand-in for compression whose result can be told from its input. */
 function rot13(text: string): string {
@@ -305,25 +312,25 @@ function rot13(text: string): string {
   );
 }
 
-/** Middleware outside that rewrites what is written, as compression does. */
+/** Middleware outside that rewrites what is written, as compression does: once, and says so. */
 function rot13Outside(_request: object, response: object): void {
-  const target = response as {
-    write(chunk: unknown, ...rest: unknown[]): boolean;
-    end(chunk?: unknown, ...rest: unknown[]): unknown;
-    removeHeader(name: string): void;
-    headersSent: boolean;
-  };
-  const { write, end } = target;
-  const turned = (chunk: unknown) =>
-    chunk === undefined || chunk === null
-      ? undefined
-      : rot13(Buffer.from(chunk as Uint8Array).toString());
-  target.write = (chunk) => {
+  const target = response as ServerResponse;
+  const writeHead = target.writeHead.bind(target) as (...given: unknown[]) => ServerResponse;
+  const write = target.write.bind(target) as (chunk: unknown) => boolean;
+  const end = target.end.bind(target) as (chunk: unknown) => ServerResponse;
+  let turns: boolean | undefined;
+  const turned = (chunk: unknown) => {
     if (!target.headersSent) target.removeHeader("content-length");
-    return write.call(target, turned(chunk));
+    // What is encoded already is left alone.
+    turns ??= !target.hasHeader("content-encoding");
+    if (!turns || chunk === undefined || chunk === null) return chunk;
+    return rot13(Buffer.from(chunk as Uint8Array).toString());
   };
-  target.end = (chunk) => {
-    if (!target.headersSent) target.removeHeader("content-length");
-    return end.call(target, turned(chunk));
+  target.writeHead = (...given: unknown[]) => {
+    turns ??= !target.hasHeader("content-encoding");
+    if (turns) target.setHeader("content-encoding", "rot13");
+    return writeHead(...given);
   };
+  target.write = (chunk: unknown) => write(turned(chunk));
+  target.end = (chunk?: unknown) => end(turned(chunk));
 }

@@ -360,7 +360,7 @@ export const policyCases = [
   ),
 
   frameworkCase(
-    "EN-10: a handler that never answers keeps its key until the process ends, and is held then",
+    "EN-10: what a closed engine leaves running is held when its lease has lapsed",
     (harness) =>
       withScene(harness, {}, async (scene) => {
         const gate = scene.stage.hold("slow");
