@@ -172,9 +172,11 @@ export class Administration {
   }
 
   async void(name: OperationName): Promise<VoidOutcome> {
-    const { store, policy, tasks } = this.#parts;
+    const { store, policy, cache, tasks } = this.#parts;
     const { id, key, scope, shown } = this.#named(name);
     const answer = await store.void({ id, key, scope, retentionMs: policy.retentionMs });
+    // What another process has deleted may be in it.
+    cache.delete(id);
     publish(() => ({ type: "decided", id, decision: "void", answer: answer.kind }));
     if (answer.kind !== "voided") return answer;
     await tasks.end(id);

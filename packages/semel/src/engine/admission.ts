@@ -174,8 +174,8 @@ export class Admissions {
     if (led.length > 0) {
       const heard = (index: number) => this.#hears(led[index]!.flight.request, led[index]!.claim);
       const claims = led.map(({ claim }) => claim);
-      const { retentionMs } = led[0]!.flight.request.policy;
-      const begun = await this.#claims.beginTogether(claims, retentionMs, heard);
+      const { openRetentionMs } = led[0]!.flight.request.policy;
+      const begun = await this.#claims.beginTogether(claims, openRetentionMs, heard);
       for (const [index, { place, flight }] of led.entries()) {
         const admission = begun[index]!;
         admissions[place] =
@@ -399,7 +399,8 @@ export class Admissions {
   }
 
   #begin(request: OperationRequest, claim = this.claim(request)): Promise<Admission> {
-    return this.#claims.begin(claim, request.policy.retentionMs, this.#hears(request, claim));
+    const { openRetentionMs } = request.policy;
+    return this.#claims.begin(claim, openRetentionMs, this.#hears(request, claim));
   }
 
   #hears(request: OperationRequest, claim: Claim): Heard<Admission> {

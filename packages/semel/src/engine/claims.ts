@@ -50,7 +50,7 @@ export class Claims {
   /**
    * Asks the store for a claim.
    *
-   * @param retentionMs of a claim that has to be given back
+   * @param retentionMs how long an operation is kept whose claim has to be given back
    * @throws what the store throws, or {@link StoreUnavailable} when it does not answer; nothing may run
    */
   begin<Result>(claim: Claim, retentionMs: number, heard: Heard<Result>): Promise<Result> {

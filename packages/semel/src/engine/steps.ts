@@ -343,11 +343,24 @@ export class Steps {
     );
   }
 
+  /**
+   * Whether a transaction whose commit was not answered has committed. It may still be on its way; but it
+   * has written to the record, so that a renewal waits for its end.
+   */
   async #isSaved(name: string): Promise<boolean> {
-    const record = await this.#host.read(this.#attempt.token.id);
-    return entriesOf(record?.journal ?? EMPTY).some(
-      ({ head }) => head.kind === "done" && head.name === name,
+    const { id } = this.#attempt.token;
+    const looked = await persist(this.#host, async () => {
+      await this.#attempt.renew();
+      return this.#host.read(id);
+    });
+    if (looked.kind === "answered") return isDone(looked.answer, name);
+    const error = new StoreUnavailable(
+      `It is not known whether the transaction of step "${name}" has committed`,
+      { cause: looked.error },
     );
+    // This execution must not run it again; the next one finds out.
+    this.#stop ??= error;
+    throw error;
   }
 
   #entryOf({ name, place, alone }: Call, value: unknown): Uint8Array {
@@ -468,6 +481,12 @@ type TransactionStepWork<Transaction, Value> = (
 ) => Value | Promise<Value>;
 
 const EMPTY = new Uint8Array(0);
+
+function isDone(record: StoredRecord | undefined, name: string): boolean {
+  return entriesOf(record?.journal ?? EMPTY).some(
+    ({ head }) => head.kind === "done" && head.name === name,
+  );
+}
 
 /** What is written twice, because the reply of the first write was lost, counts once. */
 function savedOf(journal: Uint8Array, ageMs: number, readAt: number): Saved {

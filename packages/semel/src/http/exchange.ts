@@ -368,7 +368,8 @@ export class Exchange implements HttpOperation {
     return this.#settle(end).then((settlement) => {
       if (settlement.kind === "superseded") return this.#replacement(settlement);
       if (refusal) return { replacement: this.#layer.problem(refusal) };
-      return { headers: executedHeaders(end.kind, settlement) };
+      // Not always as it was asked to: what its steps did may have to be looked at.
+      return { headers: executedHeaders(this.#attempt.end?.kind ?? end.kind, settlement) };
     });
   }
 

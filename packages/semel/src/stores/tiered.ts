@@ -15,6 +15,8 @@ import type {
   RecordId,
   SettleAnswer,
   Store,
+  VoidAnswer,
+  VoidRequest,
 } from "../store.ts";
 
 export { type RedisFrontOptions, redisFront } from "./redis/front.ts";
@@ -69,7 +71,10 @@ export function tieredStore<Truth extends Store>(options: TieredStoreOptions<Tru
   });
 }
 
-/** Claims whose fingerprints are remembered until they end; beyond it, a replay fills the front. */
+/**
+ * Claims whose fingerprints are remembered until they end, or are the oldest of more: then a replay fills
+ * the front.
+ */
 const CLAIMS_MAX = 10_000;
 
 function transitions(truth: Store, front: GuardedFront) {
@@ -88,8 +93,10 @@ function transitions(truth: Store, front: GuardedFront) {
       if (answer.kind === "done") {
         const { attempt, result, expiresInMs } = answer;
         front.fill(claim.id, { fingerprint: claim.fingerprint, attempt, result }, expiresInMs);
-      } else if (answer.kind === "acquired" && running.size < CLAIMS_MAX) {
+      } else if (answer.kind === "acquired") {
         running.set(claim.owner, claim.fingerprint);
+        const [oldest] = running.size > CLAIMS_MAX ? running.keys() : [];
+        if (oldest !== undefined) running.delete(oldest);
       }
       return answer;
     },
@@ -102,6 +109,13 @@ function transitions(truth: Store, front: GuardedFront) {
         const { id, attempt, result, retentionMs } = ending;
         front.fill(id, { fingerprint, attempt, result }, retentionMs);
       }
+      return answer;
+    },
+
+    async void(request: VoidRequest): Promise<VoidAnswer> {
+      const answer = await truth.void(request);
+      // An earlier deletion may have left a copy, which would be replayed.
+      if (answer.kind === "voided") await front.forget(request.id);
       return answer;
     },
 
@@ -150,11 +164,12 @@ class GuardedFront {
   fill(id: RecordId, copy: Copy, lifeMs: number): void {
     if (systemClock.now() < this.#pausedUntil) return;
     const lateAt = systemClock.now() + this.#timeoutMs;
-    const filled = this.#front.set(id, packed(copy), lifeMs).then(async () => {
+    const fill = async () => {
+      await this.#front.set(id, packed(copy), lifeMs);
       // As from the queue of a client that was disconnected: it would outlive its record by as much.
       if (systemClock.now() > lateAt) await this.#front.delete(id);
-    });
-    this.#bounded(filled).catch((error) => this.#rest(error));
+    };
+    this.#bounded(fill()).catch((error) => this.#rest(error));
   }
 
   /** @throws what the front throws: a copy that is still there would be replayed */

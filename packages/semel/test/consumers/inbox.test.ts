@@ -351,6 +351,35 @@ test("MSG-1: a batch of which others took a message over says what became of it 
   expect(states).toMatchObject({ completed: 2, running: 0 });
 });
 
+test("MSG-1: what others took over while a batch was handled is not handled here as well", async () => {
+  const { store, clock, inbox, process } = setUp({ lease: "9s" });
+  await expect(inbox.process({ id: "a" }, fail)).rejects.toThrow("boom");
+  let isCutOff = true;
+  const renew: typeof store.renew = async (renewal) => {
+    if (isCutOff) throw new Error("down");
+    return store.renew(renewal);
+  };
+  const idempotency = new Idempotency({ store: overriding(store, { renew }), clock, cache: false });
+  const { handler, begun, open } = gate();
+  const handled: string[] = [];
+  // What has failed before is handled behind the others.
+  const batch = createInbox(idempotency, "billing", { lease: "9s" }).processBatch(
+    [{ id: "a" }, { id: "b" }],
+    (fresh) => {
+      handled.push(...fresh.map(({ id }) => id));
+      return handler();
+    },
+  );
+  await begun;
+  await clock.advance(9_000);
+  expect(await process().inbox.process({ id: "a" }, () => {})).toBe("processed");
+  isCutOff = false;
+  await clock.advance(3_000);
+  open();
+  expect((await batch).map(({ kind }) => kind)).toEqual(["duplicate", "processed"]);
+  expect(handled).toEqual(["b"]);
+});
+
 test("MSG-1: a batch is asked of the store in one turn each for its claims and its ends", async () => {
   const { store } = setUp();
   const turns: string[][] = [];

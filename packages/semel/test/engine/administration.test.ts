@@ -197,6 +197,15 @@ describe("void and delete (SM-13)", () => {
     expect(await idempotency.delete({ key: "k" })).toEqual({ kind: "absent" });
   });
 
+  test("what was deleted elsewhere and is void here is replayed no more", async () => {
+    const { idempotency, another } = fixture();
+    await idempotency.run({ key: "k" }, () => "kept");
+    expect(await another().delete({ key: "k" })).toEqual({ kind: "deleted" });
+    expect(await idempotency.void({ key: "k" })).toMatchObject({ kind: "voided" });
+    const error = await failure(idempotency.run({ key: "k" }, () => "again"));
+    expect(error).toMatchObject({ code: "operation-void" });
+  });
+
   test("an operation is named by key and scope, nothing else", async () => {
     const { idempotency } = fixture();
     expect(await failure(idempotency.get(undefined as never))).toMatchObject({

@@ -8,7 +8,7 @@ import type { DurableOptions } from "../../src/engine/durable/definition.ts";
 import { Idempotency } from "../../src/engine/idempotency.ts";
 import { NotApplied, OperationFailed } from "../../src/errors.ts";
 import { dynamodbStore } from "../../src/stores/dynamodb.ts";
-import { deferred, failure, turns } from "./fixture.ts";
+import { deferred, failure, isSettled, turns } from "./fixture.ts";
 import { type Machines, machines, never, type Process } from "./queue-fixture.ts";
 
 let on: Machines;
@@ -367,6 +367,27 @@ describe("failures", () => {
     expect((await idempotency.operations.list()).items).toEqual([]);
   });
 
+  test("EN-7: once resolved, it has all of its attempts also where it is asked for", async () => {
+    on = machines();
+    let attempts = 0;
+    const { idempotency, ride, work } = rider(
+      () => {
+        attempts++;
+        if (attempts !== 6) fail();
+        return "ok";
+      },
+      { retry: { attemptsMax: 3, base: 1, cap: 1 } },
+    );
+    await ride.start(asked);
+    const worker = work();
+    await on.until(async () => (await ride.status(name)).state === "held");
+    await worker.close();
+    await idempotency.resolve(named, { outcome: "not-applied" });
+    const outcome = ride.run(asked);
+    await on.until(() => isSettled(outcome));
+    expect(await outcome).toMatchObject({ value: "ok", attempt: 6 });
+  });
+
   test("SM-12: resolved as applied, it has its value, and no worker looks after it", async () => {
     on = machines();
     const { idempotency, ride, work } = rider(fail, { retry: { attemptsMax: 1 } });
@@ -615,4 +636,17 @@ test("an operation that waits longer than its retention is neither forgotten nor
   await on.until(async () => (await ride.status(name)).state === "completed", 60_000);
   expect(calls).toEqual(["charge"]);
   expect(await ride.status(name)).toMatchObject({ attempt: 2 });
+});
+
+test("nor is one whose claim was given back, because nobody heard of it", async () => {
+  on = machines({ retention: "1h" });
+  const { ride, plan, idempotency } = rider(fail);
+  plan.push({ method: "begin", call: 1, effect: "fail-after" });
+  plan.push({ method: "begin", call: 2, effect: "fail-after" });
+  const asking = failure(ride.run(asked));
+  await on.until(() => isSettled(asking));
+  expect(await asking).toMatchObject({ code: "store-unavailable" });
+  await on.until(async () => (await idempotency.get(named))?.state === "open");
+  await on.clock.advance(2 * 3_600_000);
+  expect(await idempotency.get(named)).toMatchObject({ state: "open", attempt: 1 });
 });

@@ -4,6 +4,8 @@
 import { afterEach, describe, expect, test } from "vitest";
 import type { Operation } from "../../src/engine/attempt.ts";
 import type { Worker } from "../../src/engine/durable/worker.ts";
+import { Idempotency } from "../../src/engine/idempotency.ts";
+import type { StoreQueue } from "../../src/store.ts";
 import { deferred, eventsDuring, isSettled, turns } from "./fixture.ts";
 import { type Machines, machines, never, type Process } from "./queue-fixture.ts";
 
@@ -46,6 +48,22 @@ describe("many workers", () => {
       Array.from({ length: 300 }, (_, n) => n),
     );
     for (const share of by) expect(share).toBeGreaterThan(10);
+  });
+
+  test("a queue that throws at once is asked again, as one that fails", async () => {
+    on = machines();
+    const queue: Partial<StoreQueue> = on.records.queue!;
+    queue.claim = () => {
+      throw new TypeError("no connection");
+    };
+    const idempotency = new Idempotency({ store: on.records, clock: on.clock, sweep: false });
+    const ride = idempotency.operation("ride", { handler: () => "ridden" });
+    const worker = idempotency.worker({ operations: [ride], ...settings });
+    await expect(worker.drain()).rejects.toThrow("no connection");
+    delete queue.claim;
+    await ride.start(request(1));
+    await on.until(async () => (await ride.status({ key: "ride-1" })).state === "completed");
+    await worker.close();
   });
 
   test("an operation that a worker does not know is left for one that does", async () => {

@@ -96,6 +96,20 @@ for (const [way, open] of Object.entries(WAYS)) {
       expect(unkeyed.status).toBe(404);
     });
 
+    test("EN-6: an error's response does not say that the operation may run again when it is held", async () => {
+      const post = await serving((app) => {
+        app.onError((error, c) => c.json({ error: error.name }, 500));
+        app.post("/a", guard(), async (c) => {
+          // It runs, and what comes of it cannot be kept.
+          await operationOf(c)?.step("charge", () => () => {});
+          return c.text("charged");
+        });
+      });
+      const first = await post("/a");
+      expect([first.status, status(first)]).toEqual([500, "unknown"]);
+      expect(await (await post("/a")).json()).toMatchObject({ code: "outcome-unknown" });
+    });
+
     test("SM-24: an application's `onError` answers: its verdict is stored", async () => {
       let runs = 0;
       const post = await serving((app) => {

@@ -94,6 +94,15 @@ test.each<[string, Partial<Front>]>([
   expect(front.calls.length).toBeLessThan(5);
 });
 
+test("nor does one that throws at once", async () => {
+  const set = () => {
+    throw new Error("closed");
+  };
+  const store = tieredStore({ truth: memoryStore(), front: { ...memoryFront(), set } });
+  const claim = await completed(store);
+  expect(await store.begin(duplicateOf(claim))).toMatchObject({ kind: "done" });
+});
+
 test("a deletion forgets the copy, and fails when it cannot", async () => {
   const front = memoryFront();
   const store = tieredStore({ truth: memoryStore(), front });
@@ -104,6 +113,26 @@ test("a deletion forgets the copy, and fails when it cannot", async () => {
   const stubborn = frontOf({ delete: () => Promise.reject(new Error("down")) });
   const other = tieredStore({ truth: memoryStore(), front: stubborn });
   await expect(other.delete((await completed(other)).id)).rejects.toThrow("down");
+});
+
+test("a tombstone is not hidden by a copy that was left behind", async () => {
+  const truth = memoryStore();
+  const store = tieredStore({ truth, front: memoryFront() });
+  const claim = await completed(store);
+  // As a deletion that could not reach the front.
+  await truth.delete(claim.id);
+  const { id, key, scope } = claim;
+  const retentionMs = 60_000;
+  expect(await store.void({ id, key, scope, retentionMs })).toEqual({ kind: "voided" });
+  expect(await store.begin(duplicateOf(claim))).toEqual({ kind: "void" });
+});
+
+test("operations that never end do not keep others out of the front", async () => {
+  const front = frontOf({});
+  const store = tieredStore({ truth: memoryStore(), front });
+  for (let n = 0; n < 10_000; n++) await store.begin(claimOf());
+  await completed(store);
+  expect(front.calls).toContain("set");
 });
 
 test("a restart of both the front and the process loses nothing", async () => {

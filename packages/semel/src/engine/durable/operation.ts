@@ -255,19 +255,21 @@ export class DurableOperation<Input = unknown, Value = unknown> {
     const stands = await this.#standing(asked);
     if (stands?.kind === "replay") return outcomeOf<Value>(stands, codec);
     // Others look after it once this process could have died.
-    await this.#keep(asked, policy.leaseMs);
+    const { item } = await this.#keep(asked, policy.leaseMs);
     for (let failures = 1; ; failures++) {
       const remainingMs = Math.max(0, deadline - clock.now());
       const request = { ...asked.request, policy: { ...policy, waitMs: remainingMs }, signal };
       const admission = await this.#host.begin(request);
       if (admission.kind !== "run") return outcomeOf<Value>(admission, codec);
       const { attempt } = admission;
-      const tries = attempt.attempt;
+      // Beyond the bound there are only those since somebody decided that it is to be tried again.
+      const isAgain = attempt.attempt > this.definition.retrying.attemptsMax;
+      const tries = isAgain ? (item?.started ?? 0) + failures : attempt.attempt;
       const end = await attemptDurable(this.definition, attempt, asked.input, tries, codec);
       switch (end.kind) {
         case "completed":
           await this.#host.tasks.end(asked.request.id);
-          return { value: end.value as Value, replayed: false, attempt: tries };
+          return { value: end.value as Value, replayed: false, attempt: attempt.attempt };
         case "failed":
           await this.#host.tasks.end(asked.request.id);
           throw failureOf(end.error);
@@ -276,7 +278,7 @@ export class DurableOperation<Input = unknown, Value = unknown> {
         case "unrecorded":
           // Hiding the true outcome would only have it done again (SM-22).
           if ("error" in end.made) throw end.made.error;
-          return { value: end.made.value as Value, replayed: false, attempt: tries };
+          return { value: end.made.value as Value, replayed: false, attempt: attempt.attempt };
         case "superseded":
           break;
         case "released": {

@@ -1,5 +1,6 @@
 // Many messages, one call of the handler.
 
+import { AttemptSuperseded } from "../../errors.ts";
 import type { Admission, OperationRequest } from "../admission.ts";
 import type { Attempt } from "../attempt.ts";
 import type { Delivery } from "./delivery.ts";
@@ -26,6 +27,8 @@ type Admitted = PromiseSettledResult<Admission>;
 interface Failure {
   error: unknown;
 }
+
+const TAKEN: Failure = { error: new AttemptSuperseded() };
 
 /** A message that the engine was asked about. */
 interface Asked<Message> {
@@ -72,7 +75,12 @@ export async function claimTogether<Message extends InboxMessage>(
     else others.push(one);
   }
   end(others, ({ request, admission }) => batch.end(request, admission));
-  for (const group of groupsOf(fresh)) {
+  for (const claimed of groupsOf(fresh)) {
+    // It may have been waited for others, while its lease was lost.
+    const group = claimed.filter(({ attempt }) => !attempt.isSuperseded);
+    const taken = claimed.filter(({ attempt }) => attempt.isSuperseded);
+    end(taken, ({ request, admission }) => batch.end(request, admission, TAKEN));
+    if (group.length === 0) continue;
     try {
       await batch.handler(group.map(({ message }) => message));
     } catch (error) {

@@ -183,7 +183,8 @@ export class Poller {
     const waiting = this.#drains.splice(0);
     const askedAt = this.#clock.now();
     const owner = nonce();
-    const claiming = this.#queue.claim({ kind, names, limit, leaseMs, owner });
+    // What throws at once is a rejection like any other.
+    const claiming = (async () => this.#queue.claim({ kind, names, limit, leaseMs, owner }))();
     try {
       const timeoutMs = Math.max(storeTimeoutMs, CLAIM_MS_MIN);
       const items = await bounded(this.#clock, claiming, timeoutMs, lateAnswer);
