@@ -18,7 +18,7 @@ import {
   setHeaderPairs,
   setReason,
 } from "./node-headers.ts";
-import { whenQueuedInVain } from "./queued-response.ts";
+import { isQueuedInVain, whenQueuedInVain } from "./queued-response.ts";
 import type { HttpResponse, MadeResponse } from "./response.ts";
 import { turnEnd } from "./turn.ts";
 
@@ -272,6 +272,10 @@ class Capture implements CapturedResponse {
   }
 
   destroy(error: Error | undefined): void {
+    if (!this.#clientGone && isQueuedInVain(this.#response, error)) {
+      this.#closed();
+      return;
+    }
     if (!this.#ended) void this.#breakOff(error);
     if (isHttp2(this.#response.req)) breakOff(this.#response, error);
     else this.#original.destroy.call(this.#response, error);

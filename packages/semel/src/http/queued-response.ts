@@ -1,5 +1,6 @@
-// Responses that wait behind others on their connection, as pipelined requests' do: when it closes, Node
-// tells them nothing, and what is written to them would wait for ever to drain.
+// Responses that wait behind others on their connection, as pipelined requests' do: when it closes, older
+// versions of Node tell them nothing, and what is written to them would wait for ever to drain; newer ones
+// destroy them, as if their handlers had.
 
 import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
@@ -36,6 +37,13 @@ export function whenQueuedInVain(response: ServerResponse, listener: () => void)
   listeners.add(listener);
   response.once("socket", stop);
   return stop;
+}
+
+/** Whether it is Node that destroys a response, because the connection that it waited for has closed. */
+export function isQueuedInVain(response: ServerResponse, error: Error | undefined): boolean {
+  if (response.socket !== null || isHttp2(response.req)) return false;
+  const { code, message } = (error ?? {}) as NodeJS.ErrnoException;
+  return code === "ECONNRESET" && message === "aborted";
 }
 
 function tellAll(this: Socket): void {
