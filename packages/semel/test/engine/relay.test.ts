@@ -274,6 +274,26 @@ describe("failures", () => {
     expect(await idempotency.effects.get(id)).toBeUndefined();
   });
 
+  test.each([
+    ["throws", () => fail()],
+    ["rejects", async () => fail()],
+  ])(
+    "EN-8: an onDeadLetter that %s is reported, and harms nothing",
+    async (_name, onDeadLetter) => {
+      on = machines();
+      await record("a", [["mail"]]);
+      const { idempotency } = on.start();
+      const events = await eventsDuring(async () => {
+        const mail = { attemptsMax: 1, deliver: fail };
+        await idempotency.relay({ mail }, { onDeadLetter }).drain();
+        await turns();
+      });
+      expect(events).toContainEqual(
+        expect.objectContaining({ type: "misuse", message: "onDeadLetter() threw: no route" }),
+      );
+    },
+  );
+
   test("EN-8: a deadline ends the tries, and what is too old is not delivered at all", async () => {
     on = machines();
     await record("a", [["code", 1]]);
