@@ -5,6 +5,7 @@ import type { Clock } from "../clock.ts";
 import type { Codec } from "../codec.ts";
 import { Deadlines } from "../deadlines.ts";
 import { type Duration, durationMs } from "../duration.ts";
+import { Closed } from "../errors.ts";
 import { type FingerprintSelection, fingerprinter } from "../fingerprint.ts";
 import { assertKey, assertScope } from "../key.ts";
 import { assertKnownOptions, assertMethods } from "../options.ts";
@@ -319,10 +320,11 @@ export class Idempotency<Transaction = unknown> {
   /**
    * Does durable operations that wait, until it is closed. It keeps its process alive.
    *
-   * @throws {InvalidOption}
+   * @throws {InvalidOption}; {@link Closed}
    * @example const worker = idempotency.worker({ operations: [ride], concurrency: 20 });
    */
   worker(options: WorkerOptions): Worker {
+    this.#assertOpen();
     this.#sweeper.start();
     return createWorker(this.#durable, options);
   }
@@ -332,15 +334,20 @@ export class Idempotency<Transaction = unknown> {
    * operation one after the other. It keeps its process alive.
    *
    * @param handlers by the names of effects; the others are left for other relays
-   * @throws {InvalidOption}
+   * @throws {InvalidOption}; {@link Closed}
    * @example
    * const relay = idempotency.relay({
    *   receipt: ({ id, payload }) => mailer.send(payload, { messageId: id }),
    * });
    */
   relay(handlers: RelayHandlers, options?: RelayOptions): Relay {
+    this.#assertOpen();
     this.#sweeper.start();
     return createRelay(this.#durable, handlers, options);
+  }
+
+  #assertOpen(): void {
+    if (this.#admissions.isClosed) throw new Closed();
   }
 
   /** {@link transaction} for adapters, which say themselves what is kept. @internal */
