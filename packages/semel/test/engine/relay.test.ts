@@ -274,6 +274,22 @@ describe("failures", () => {
     expect(await idempotency.effects.get(id)).toBeUndefined();
   });
 
+  test("EN-8: a dead letter is told of also when the reply that it is recorded was lost", async () => {
+    on = machines();
+    await record("a", [["mail"]]);
+    const { idempotency, plan } = on.start();
+    plan.push({ method: "queue.finish", call: 1, effect: "fail-after" });
+    const letters: DeadLetter[] = [];
+    const onDeadLetter = (letter: DeadLetter) => letters.push(letter);
+    const events = await eventsDuring(async () => {
+      idempotency.relay({ mail: { attemptsMax: 1, deliver: fail } }, { onDeadLetter });
+      await on.until(async () => (await waiting()) === 0);
+      await on.clock.advance(1_000);
+    });
+    expect(letters).toMatchObject([{ name: "mail", error: "attempts-exhausted: no route" }]);
+    expect(events).not.toContainEqual(expect.objectContaining({ outcome: "lost" }));
+  });
+
   test.each([
     ["throws", () => fail()],
     ["rejects", async () => fail()],

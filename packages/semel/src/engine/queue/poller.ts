@@ -257,18 +257,38 @@ export class Poller {
       if (end.kind === "done" || end.error === null) return { ...token, ...end };
       return { ...token, ...end, error: end.error.slice(0, ERROR_LENGTH_MAX) };
     });
-    const written = await persist(this.#host, () => this.#queue.finish(endings));
+    let tries = 0;
+    const written = await persist(this.#host, () => {
+      tries++;
+      return this.#queue.finish(endings);
+    });
     if (written.kind === "unrecorded") {
       const { error } = written;
       publish(() => ({ type: "background-failure", during: "finish", error }));
       return;
     }
     for (const [place, { task, end }] of ended.entries()) {
-      const isStale = written.answer[place]?.kind === "stale";
+      const isRefused = written.answer[place]?.kind === "stale";
+      // What was refused may have been written before, by a try whose reply was lost.
+      const isStale = isRefused && (tries === 1 || !(await this.#isWritten(task, end)));
       this.#publish(task, isStale ? "lost" : outcomeOf(end), end);
       if (isStale) continue;
       if (end.kind === "dead") this.#settings.onDead?.(task.item, end.error);
       if (end.kind === "retry") this.#wakeIn(end.dueInMs);
+    }
+  }
+
+  /** Whether an item ended as it was to, and nobody has claimed it since. */
+  async #isWritten({ item, token }: Task, end: ItemEnd): Promise<boolean> {
+    try {
+      const found = await this.#queue.read(item.id);
+      if (found === undefined) return end.kind === "done";
+      const state = end.kind === "retry" ? "waiting" : end.kind;
+      const { started, finished } = found;
+      return found.state === state && started === token.started && finished > item.finished;
+    } catch {
+      // Whoever looks next finds it as it is.
+      return false;
     }
   }
 
