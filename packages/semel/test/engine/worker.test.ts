@@ -66,6 +66,16 @@ describe("many workers", () => {
     await worker.close();
   });
 
+  test("a store that hangs is not asked again and again to renew a claim", async () => {
+    on = machines();
+    const { ride, work, plan, store } = riding(() => never());
+    plan.push({ method: "queue.renew", effect: "delay", until: never() });
+    await ride.start(request(1));
+    work();
+    await on.clock.advance(60_000);
+    expect(store.calls["queue.renew"]).toBe(2);
+  });
+
   test("an operation that a worker does not know is left for one that does", async () => {
     on = machines();
     const { ride, idempotency } = riding(() => "ridden");

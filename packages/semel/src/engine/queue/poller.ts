@@ -9,6 +9,7 @@ import { backoffMs, bounded, pause, untilAborted } from "../../retry.ts";
 import type { ItemEnding, ItemToken, QueueKind, StoredItem, StoreQueue } from "../../store.ts";
 import { messageOf } from "../execution.ts";
 import { Gathering } from "../gathering.ts";
+import { UNANSWERED_MAX } from "../heartbeat.ts";
 import { type Persistence, persist } from "../persist.ts";
 import type { Nudges } from "./nudges.ts";
 
@@ -53,6 +54,8 @@ interface Task {
   isEnding: boolean;
   isLost: boolean;
   isSuspect: boolean;
+  /** Renewals that the store has not answered. */
+  unanswered: number;
 }
 
 const CLAIM_MAX = 1_000;
@@ -222,6 +225,7 @@ export class Poller {
       isEnding: false,
       isLost: false,
       isSuspect,
+      unanswered: 0,
     };
     const hasSuspect = isSuspect && [...this.#tasks].some((one) => one.isSuspect);
     const { leaseMs } = this.#settings;
@@ -311,7 +315,9 @@ export class Poller {
   #beat(): void {
     this.#cancelBeat = this.#clock.schedule(this.#settings.leaseMs / 3, () => {
       this.#beat();
-      const tasks = [...this.#tasks].filter(({ isEnding, isLost }) => !isEnding && !isLost);
+      const tasks = [...this.#tasks].filter(
+        ({ isEnding, isLost, unanswered }) => !isEnding && !isLost && unanswered < UNANSWERED_MAX,
+      );
       for (let from = 0; from < tasks.length; from += CLAIM_MAX) {
         void this.#renew(tasks.slice(from, from + CLAIM_MAX));
       }
@@ -319,6 +325,7 @@ export class Poller {
   }
 
   async #renew(tasks: Task[]): Promise<void> {
+    for (const task of tasks) task.unanswered++;
     try {
       const tokens = tasks.map(({ token }) => token);
       const answers = await this.#queue.renew(tokens, this.#settings.leaseMs);
@@ -331,6 +338,8 @@ export class Poller {
     } catch (error) {
       // The next beat tries again; until somebody takes a lapsed claim, it stands.
       publish(() => ({ type: "background-failure", during: "renew", error }));
+    } finally {
+      for (const task of tasks) task.unanswered--;
     }
   }
 
