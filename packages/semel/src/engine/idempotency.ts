@@ -117,6 +117,7 @@ export class Idempotency<Transaction = unknown> {
   readonly #sweeper: Sweeper;
   readonly #transactions: Transactions;
   readonly #pollers = new Set<Poller>();
+  readonly #durableRetentions = new Map<string, number>();
   readonly #durable: WorkerHost & RelayHost;
 
   constructor(options: IdempotencyOptions<Transaction>) {
@@ -156,8 +157,10 @@ export class Idempotency<Transaction = unknown> {
     };
     this.#admissions = new Admissions(host);
     const tasks = new Tasks(host);
-    const parts = { store, names, cache, sweeper, codec, policy, maxResultBytes, tasks };
-    this.#administration = new Administration(parts);
+    this.#administration = new Administration({
+      ...{ store, names, cache, sweeper, codec, policy, maxResultBytes, tasks },
+      durableRetentions: this.#durableRetentions,
+    });
     this.#durable = {
       ...host,
       tasks,
@@ -314,7 +317,9 @@ export class Idempotency<Transaction = unknown> {
   ): DurableOperation<Input, Value>;
   // biome-ignore lint/suspicious/noExplicitAny: as the signatures above say
   operation(name: string, options: object): DurableOperation<any, any> {
-    return new DurableOperation(this.#durable, definitionOf(name, options, this.#policy));
+    const definition = definitionOf(name, options, this.#policy);
+    this.#durableRetentions.set(name, definition.policy.retentionMs);
+    return new DurableOperation(this.#durable, definition);
   }
 
   /**
