@@ -102,6 +102,8 @@ export interface AdministrationParts {
   sweeper: Sweeper;
   codec: Codec;
   policy: Policy;
+  /** Of the durable operations that are defined here, in milliseconds. */
+  durableRetentions: ReadonlyMap<string, number>;
   tasks: Tasks;
 }
 
@@ -148,9 +150,9 @@ export class Administration {
 
   async resolve(name: OperationName, verdict: Verdict): Promise<ResolveAnswer> {
     assertOneOf(verdict?.outcome, ["applied", "not-applied"], "outcome");
-    const { store, codec, policy, cache, tasks } = this.#parts;
+    const { store, codec, cache, tasks } = this.#parts;
     const { id } = this.#named(name);
-    const { retentionMs } = policy;
+    const retentionMs = this.#retentionMs(name);
     let answer: ResolveAnswer;
     if (verdict.outcome === "not-applied") {
       answer = await tasks.open(id, (unfinishedMs) =>
@@ -172,9 +174,9 @@ export class Administration {
   }
 
   async void(name: OperationName): Promise<VoidOutcome> {
-    const { store, policy, cache, tasks } = this.#parts;
+    const { store, cache, tasks } = this.#parts;
     const { id, key, scope, shown } = this.#named(name);
-    const answer = await store.void({ id, key, scope, retentionMs: policy.retentionMs });
+    const answer = await store.void({ id, key, scope, retentionMs: this.#retentionMs(name) });
     // What another process has deleted may be in it.
     cache.delete(id);
     publish(() => ({ type: "decided", id, decision: "void", answer: answer.kind }));
@@ -199,6 +201,13 @@ export class Administration {
 
   stats(): Promise<StoreStats> {
     return this.#parts.store.stats();
+  }
+
+  /** How long what is decided is remembered. */
+  #retentionMs({ operation }: OperationName): number {
+    const { policy, durableRetentions } = this.#parts;
+    const own = operation === undefined ? undefined : durableRetentions.get(operation);
+    return own ?? policy.retentionMs;
   }
 
   /** What an operation is called by its caller, and what its record has. */

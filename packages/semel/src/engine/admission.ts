@@ -106,6 +106,10 @@ export class Admissions {
     return this.#running;
   }
 
+  get isClosed(): boolean {
+    return this.#closed;
+  }
+
   /** Lets nobody in any more. */
   close(): void {
     this.#closed = true;

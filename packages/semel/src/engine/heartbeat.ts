@@ -18,7 +18,7 @@ export interface Leased {
 }
 
 /** A second one may find a better connection; more would only stand in the way of others. */
-const UNANSWERED_MAX = 2;
+export const UNANSWERED_MAX = 2;
 
 export class Heartbeat {
   readonly #clock: Clock;

@@ -5,6 +5,7 @@ import type { Clock } from "../clock.ts";
 import type { Codec } from "../codec.ts";
 import { Deadlines } from "../deadlines.ts";
 import { type Duration, durationMs } from "../duration.ts";
+import { Closed } from "../errors.ts";
 import { type FingerprintSelection, fingerprinter } from "../fingerprint.ts";
 import { assertKey, assertScope } from "../key.ts";
 import { assertKnownOptions, assertMethods } from "../options.ts";
@@ -116,6 +117,7 @@ export class Idempotency<Transaction = unknown> {
   readonly #sweeper: Sweeper;
   readonly #transactions: Transactions;
   readonly #pollers = new Set<Poller>();
+  readonly #durableRetentions = new Map<string, number>();
   readonly #durable: WorkerHost & RelayHost;
 
   constructor(options: IdempotencyOptions<Transaction>) {
@@ -155,8 +157,10 @@ export class Idempotency<Transaction = unknown> {
     };
     this.#admissions = new Admissions(host);
     const tasks = new Tasks(host);
-    const parts = { store, names, cache, sweeper, codec, policy, maxResultBytes, tasks };
-    this.#administration = new Administration(parts);
+    this.#administration = new Administration({
+      ...{ store, names, cache, sweeper, codec, policy, maxResultBytes, tasks },
+      durableRetentions: this.#durableRetentions,
+    });
     this.#durable = {
       ...host,
       tasks,
@@ -313,16 +317,19 @@ export class Idempotency<Transaction = unknown> {
   ): DurableOperation<Input, Value>;
   // biome-ignore lint/suspicious/noExplicitAny: as the signatures above say
   operation(name: string, options: object): DurableOperation<any, any> {
-    return new DurableOperation(this.#durable, definitionOf(name, options, this.#policy));
+    const definition = definitionOf(name, options, this.#policy);
+    this.#durableRetentions.set(name, definition.policy.retentionMs);
+    return new DurableOperation(this.#durable, definition);
   }
 
   /**
    * Does durable operations that wait, until it is closed. It keeps its process alive.
    *
-   * @throws {InvalidOption}
+   * @throws {InvalidOption}; {@link Closed}
    * @example const worker = idempotency.worker({ operations: [ride], concurrency: 20 });
    */
   worker(options: WorkerOptions): Worker {
+    this.#assertOpen();
     this.#sweeper.start();
     return createWorker(this.#durable, options);
   }
@@ -332,15 +339,20 @@ export class Idempotency<Transaction = unknown> {
    * operation one after the other. It keeps its process alive.
    *
    * @param handlers by the names of effects; the others are left for other relays
-   * @throws {InvalidOption}
+   * @throws {InvalidOption}; {@link Closed}
    * @example
    * const relay = idempotency.relay({
    *   receipt: ({ id, payload }) => mailer.send(payload, { messageId: id }),
    * });
    */
   relay(handlers: RelayHandlers, options?: RelayOptions): Relay {
+    this.#assertOpen();
     this.#sweeper.start();
     return createRelay(this.#durable, handlers, options);
+  }
+
+  #assertOpen(): void {
+    if (this.#admissions.isClosed) throw new Closed();
   }
 
   /** {@link transaction} for adapters, which say themselves what is kept. @internal */

@@ -5,7 +5,7 @@ import type { Admission, OperationRequest } from "../engine/admission.ts";
 import type { Attempt, AttemptEnd, Operation, Settlement } from "../engine/attempt.ts";
 import type { RecordEffect } from "../engine/effects/effects.ts";
 import type { StoredResult } from "../engine/envelope.ts";
-import { endAfterError, refusal, storedFailure } from "../engine/execution.ts";
+import { endAfterError, failureResult, refusal, storedFailure } from "../engine/execution.ts";
 import type { Idempotency } from "../engine/idempotency.ts";
 import type { Step } from "../engine/steps.ts";
 import {
@@ -359,9 +359,29 @@ export class Exchange implements HttpOperation {
   respond(response: MadeResponse, whole: boolean): Promise<Answer> {
     const end = this.#endBy(response, whole);
     const concluded = this.#concluded(end);
-    if (concluded !== undefined) return concluded.then((refusal) => this.#answer(end, refusal));
+    if (concluded !== undefined) return concluded.then((refusal) => this.#end(end, refusal));
     // Nearly always there is nothing to wait for: no steps, and no failure.
-    return this.#answer(end, undefined);
+    return this.#end(end, undefined);
+  }
+
+  #end(end: AttemptEnd | Leave, refusal: SemelError | undefined): Promise<Answer> {
+    const failure = this.#failedBefore;
+    return failure ? this.#endFailed(failure, refusal) : this.#answer(end, refusal);
+  }
+
+  /** What an earlier attempt failed with for good, where no hold stands against that as an end. */
+  get #failedBefore(): Error | undefined {
+    const isHeld = this.#declared !== undefined && this.#declared.kind !== "release";
+    return isHeld ? undefined : this.#attempt.failure;
+  }
+
+  /** Whatever the response is: what an earlier attempt began to undo is no success any more. */
+  async #endFailed(failure: Error, refusal: SemelError | undefined): Promise<Answer> {
+    await this.#attempt.undoOrHold(failure);
+    const { heldBecause } = this.#attempt;
+    const held = heldBecause === undefined ? undefined : new OperationHeld(heldBecause);
+    const end = { kind: "complete", result: failureResult(failure) } as const;
+    return this.#answer(end, refusal ?? held ?? new OperationFailed(failure));
   }
 
   #answer(end: AttemptEnd | Leave, refusal: SemelError | undefined): Promise<Answer> {
@@ -376,12 +396,17 @@ export class Exchange implements HttpOperation {
   /** What the steps have against this end; the failed operation's are undone. */
   #concluded(end: AttemptEnd | Leave): Promise<SemelError | undefined> | undefined {
     if (this.#failure === undefined) return this.#attempt.conclude()?.then(nothing, refusalOf);
-    if (end.kind !== "complete") return undefined;
+    if (end.kind !== "complete" || this.#failedBefore) return undefined;
     return this.#attempt.undoOrHold(this.#failure.error).then(nothing, refusalOf);
   }
 
   /** Ends the operation by an error of its handler, which the framework answers. */
   async fail(error: unknown): Promise<void> {
+    const failure = this.#failedBefore;
+    if (failure) {
+      await this.#endFailed(failure, undefined);
+      return;
+    }
     const end = this.#declared ?? endAfterError(this.#request.policy, error);
     if (end.kind === "complete") await this.#attempt.undoOrHold(error);
     await this.#settle(end);

@@ -3,7 +3,7 @@
 
 import { systemClock } from "../clock.ts";
 import { type Duration, durationMs } from "../duration.ts";
-import { InvalidOption } from "../errors.ts";
+import { InvalidOption, StoreUnavailable } from "../errors.ts";
 import { publish } from "../events.ts";
 import { assertKnownOptions } from "../options.ts";
 import { bounded } from "../retry.ts";
@@ -76,6 +76,8 @@ export function tieredStore<Truth extends Store>(options: TieredStoreOptions<Tru
  * the front.
  */
 const CLAIMS_MAX = 10_000;
+/** A deletion has no one else to ask, so it waits longer than others. */
+const FORGET_TIMEOUTS = 20;
 
 function transitions(truth: Store, front: GuardedFront) {
   const running = new Map<string, string>();
@@ -172,9 +174,12 @@ class GuardedFront {
     this.#bounded(fill()).catch((error) => this.#rest(error));
   }
 
-  /** @throws what the front throws: a copy that is still there would be replayed */
+  /** @throws what the front throws, or that it is late: a copy that is still there would be replayed */
   forget(id: RecordId): Promise<void> {
-    return this.#front.delete(id);
+    const forgotten = (async () => this.#front.delete(id))();
+    return bounded(systemClock, forgotten, FORGET_TIMEOUTS * this.#timeoutMs, () => {
+      return new StoreUnavailable("The front did not confirm that its copy is gone; ask again");
+    });
   }
 
   #bounded<T>(work: Promise<T>): Promise<T> {

@@ -398,6 +398,24 @@ describe("failures", () => {
     expect((await idempotency.operations.list()).items).toEqual([]);
   });
 
+  test("SM-12: decided by hand, it is remembered as long as others of its name", async () => {
+    on = machines({ retention: "1h" });
+    const { idempotency, ride, work } = rider(fail, {
+      retry: { attemptsMax: 1 },
+      retention: "30d",
+    });
+    await ride.start(asked);
+    const worker = work();
+    await worker.drain();
+    await worker.close();
+    await idempotency.resolve(named, { outcome: "applied", value: "by hand" });
+    const voided = { ...named, key: "never" };
+    expect(await idempotency.void(voided)).toMatchObject({ kind: "voided" });
+    await on.clock.advance(20 * 86_400_000);
+    expect((await ride.run(asked)).value).toBe("by hand");
+    expect(await idempotency.status(voided)).toMatchObject({ state: "void" });
+  });
+
   test('EN-6, EN-7: `onExhausted: "fail"` undoes the steps in reverse and keeps the failure', async () => {
     on = machines();
     const log: string[] = [];

@@ -274,6 +274,42 @@ describe("failures", () => {
     expect(await idempotency.effects.get(id)).toBeUndefined();
   });
 
+  test("EN-8: a dead letter is told of also when the reply that it is recorded was lost", async () => {
+    on = machines();
+    await record("a", [["mail"]]);
+    const { idempotency, plan } = on.start();
+    plan.push({ method: "queue.finish", call: 1, effect: "fail-after" });
+    const letters: DeadLetter[] = [];
+    const onDeadLetter = (letter: DeadLetter) => letters.push(letter);
+    const events = await eventsDuring(async () => {
+      idempotency.relay({ mail: { attemptsMax: 1, deliver: fail } }, { onDeadLetter });
+      await on.until(async () => (await waiting()) === 0);
+      await on.clock.advance(1_000);
+    });
+    expect(letters).toMatchObject([{ name: "mail", error: "attempts-exhausted: no route" }]);
+    expect(events).not.toContainEqual(expect.objectContaining({ outcome: "lost" }));
+  });
+
+  test.each([
+    ["throws", () => fail()],
+    ["rejects", async () => fail()],
+  ])(
+    "EN-8: an onDeadLetter that %s is reported, and harms nothing",
+    async (_name, onDeadLetter) => {
+      on = machines();
+      await record("a", [["mail"]]);
+      const { idempotency } = on.start();
+      const events = await eventsDuring(async () => {
+        const mail = { attemptsMax: 1, deliver: fail };
+        await idempotency.relay({ mail }, { onDeadLetter }).drain();
+        await turns();
+      });
+      expect(events).toContainEqual(
+        expect.objectContaining({ type: "misuse", message: "onDeadLetter() threw: no route" }),
+      );
+    },
+  );
+
   test("EN-8: a deadline ends the tries, and what is too old is not delivered at all", async () => {
     on = machines();
     await record("a", [["code", 1]]);

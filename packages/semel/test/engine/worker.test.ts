@@ -66,6 +66,16 @@ describe("many workers", () => {
     await worker.close();
   });
 
+  test("a store that hangs is not asked again and again to renew a claim", async () => {
+    on = machines();
+    const { ride, work, plan, store } = riding(() => never());
+    plan.push({ method: "queue.renew", effect: "delay", until: never() });
+    await ride.start(request(1));
+    work();
+    await on.clock.advance(60_000);
+    expect(store.calls["queue.renew"]).toBe(2);
+  });
+
   test("an operation that a worker does not know is left for one that does", async () => {
     on = machines();
     const { ride, idempotency } = riding(() => "ridden");
@@ -249,6 +259,18 @@ describe("close() (EN-10)", () => {
     await expect(worker.drain()).rejects.toMatchObject({ code: "closed" });
   });
 
+  test("EN-10: none begins after its engine was closed", async () => {
+    on = machines();
+    const { idempotency, ride, work } = riding(() => expect.unreachable("it ran"));
+    await ride.start(request(1));
+    await idempotency.close({ deadline: 0 });
+    expect(() => work()).toThrow(expect.objectContaining({ code: "closed" }));
+    expect(() => idempotency.relay({ mail: () => {} })).toThrow(
+      expect.objectContaining({ code: "closed" }),
+    );
+    expect(await waiting()).toBe(1);
+  });
+
   test("hands back at once what it had claimed and not begun", async () => {
     on = machines();
     const claimed = deferred();
@@ -290,10 +312,10 @@ describe("close() (EN-10)", () => {
     stop.abort();
     await stopped.closed;
     expect(await isSettled(other.closed)).toBe(false);
-    await idempotency.close();
-    await other.closed;
     const late = idempotency.worker({ operations, signal: AbortSignal.abort() });
     await late.closed;
+    await idempotency.close();
+    await other.closed;
   });
 });
 

@@ -4,6 +4,7 @@ import { expect, test } from "vitest";
 import { Idempotency } from "../../src/engine/idempotency.ts";
 import { type HttpOptions, idempotent, operationOf } from "../../src/frameworks/fetch.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
+import { crash, fixture, turns } from "../engine/fixture.ts";
 
 type Handler = (request: Request) => Response | Promise<Response>;
 
@@ -84,4 +85,32 @@ test("where nobody knows, it is held, unless a probe can find out once the lease
   }
   expect([answer.status, await answer.text()]).toEqual([201, "charged"]);
   expect([runs, probes]).toEqual([2, 1]);
+});
+
+test("EN-6: what had failed, and was undone in part when its process died, is not answered as done", async () => {
+  const engine = fixture();
+  const undone: string[] = [];
+  const booking = (idempotency: Idempotency, isDying: boolean) =>
+    serving(
+      { onError: "store", onCrash: "rerun" },
+      async (request) => {
+        const { step } = operationOf(request)!;
+        await step("a", () => "a", {
+          undo: () => (isDying ? new Promise(() => {}) : undone.push("a")),
+        });
+        await step("b", () => "b", { undo: () => undone.push("b") });
+        if (isDying) throw new Error("sold out");
+        return new Response("booked");
+      },
+      idempotency,
+    );
+  void booking(engine.idempotency, true)();
+  await turns();
+  await crash(engine);
+  await engine.clock.advance(60_000);
+  const post = booking(engine.another(), false);
+  expect(await codeOf(await post())).toBe("operation-failed");
+  expect(undone).toEqual(["b", "a"]);
+  expect(await codeOf(await post())).toBe("operation-failed");
+  expect(undone).toEqual(["b", "a"]);
 });

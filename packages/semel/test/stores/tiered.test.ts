@@ -135,6 +135,13 @@ test("operations that never end do not keep others out of the front", async () =
   expect(front.calls).toContain("set");
 });
 
+test("nor does a deletion wait for ever for a front that hangs", async () => {
+  const front: Front = { ...memoryFront(), delete: () => new Promise(() => {}) };
+  const store = tieredStore({ truth: memoryStore(), front, frontTimeout: 1 });
+  const { id } = await completed(store);
+  await expect(store.delete(id)).rejects.toMatchObject({ code: "store-unavailable" });
+});
+
 test("a restart of both the front and the process loses nothing", async () => {
   const folder = mkdtempSync(join(tmpdir(), "semel-tiered-"));
   const open = () => {

@@ -80,8 +80,8 @@ export interface RelayOptions extends ServiceOptions {
   retention?: Duration;
   /** How long a dead letter is kept. @default until somebody decides */
   deadRetention?: Duration;
-  /** Called when an effect was given up. */
-  onDeadLetter?: (letter: DeadLetter) => void;
+  /** Called when an effect was given up; nobody waits for what it does. */
+  onDeadLetter?: (letter: DeadLetter) => unknown;
 }
 
 /** Who delivers what, by the names of effects. */
@@ -135,7 +135,7 @@ export function createRelay(
     kind: "effect",
     names: [...deliveries.keys()],
     work: (item, controller) => relaying.deliver(item, controller),
-    onDead: onDeadLetter && ((item, error) => relaying.report(item, error, onDeadLetter)),
+    onDead: onDeadLetter && ((item, error) => void relaying.report(item, error, onDeadLetter)),
   });
   return serviceOf(poller);
 }
@@ -216,12 +216,16 @@ class Relaying {
     }
   }
 
-  /** Tells of an effect that was given up. */
-  report(item: StoredItem, error: string, onDeadLetter: (letter: DeadLetter) => void): void {
+  /** Tells of an effect that was given up. Never rejects. */
+  async report(
+    item: StoredItem,
+    error: string,
+    onDeadLetter: (letter: DeadLetter) => unknown,
+  ): Promise<void> {
     const { name, started: attempts, operation } = item;
     try {
       const { scope, key } = shownNames(this.#host.contents, item);
-      onDeadLetter({ id: uuidOf(item.id), name, scope, key, attempts, error });
+      await onDeadLetter({ id: uuidOf(item.id), name, scope, key, attempts, error });
     } catch (thrown) {
       const message = `onDeadLetter() threw: ${messageOf(thrown)}`;
       publish(() => ({ type: "misuse", id: operation, message }));

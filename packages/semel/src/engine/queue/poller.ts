@@ -9,6 +9,7 @@ import { backoffMs, bounded, pause, untilAborted } from "../../retry.ts";
 import type { ItemEnding, ItemToken, QueueKind, StoredItem, StoreQueue } from "../../store.ts";
 import { messageOf } from "../execution.ts";
 import { Gathering } from "../gathering.ts";
+import { UNANSWERED_MAX } from "../heartbeat.ts";
 import { type Persistence, persist } from "../persist.ts";
 import type { Nudges } from "./nudges.ts";
 
@@ -53,6 +54,8 @@ interface Task {
   isEnding: boolean;
   isLost: boolean;
   isSuspect: boolean;
+  /** Renewals that the store has not answered. */
+  unanswered: number;
 }
 
 const CLAIM_MAX = 1_000;
@@ -222,6 +225,7 @@ export class Poller {
       isEnding: false,
       isLost: false,
       isSuspect,
+      unanswered: 0,
     };
     const hasSuspect = isSuspect && [...this.#tasks].some((one) => one.isSuspect);
     const { leaseMs } = this.#settings;
@@ -257,18 +261,38 @@ export class Poller {
       if (end.kind === "done" || end.error === null) return { ...token, ...end };
       return { ...token, ...end, error: end.error.slice(0, ERROR_LENGTH_MAX) };
     });
-    const written = await persist(this.#host, () => this.#queue.finish(endings));
+    let tries = 0;
+    const written = await persist(this.#host, () => {
+      tries++;
+      return this.#queue.finish(endings);
+    });
     if (written.kind === "unrecorded") {
       const { error } = written;
       publish(() => ({ type: "background-failure", during: "finish", error }));
       return;
     }
     for (const [place, { task, end }] of ended.entries()) {
-      const isStale = written.answer[place]?.kind === "stale";
+      const isRefused = written.answer[place]?.kind === "stale";
+      // What was refused may have been written before, by a try whose reply was lost.
+      const isStale = isRefused && (tries === 1 || !(await this.#isWritten(task, end)));
       this.#publish(task, isStale ? "lost" : outcomeOf(end), end);
       if (isStale) continue;
       if (end.kind === "dead") this.#settings.onDead?.(task.item, end.error);
       if (end.kind === "retry") this.#wakeIn(end.dueInMs);
+    }
+  }
+
+  /** Whether an item ended as it was to, and nobody has claimed it since. */
+  async #isWritten({ item, token }: Task, end: ItemEnd): Promise<boolean> {
+    try {
+      const found = await this.#queue.read(item.id);
+      if (found === undefined) return end.kind === "done";
+      const state = end.kind === "retry" ? "waiting" : end.kind;
+      const { started, finished } = found;
+      return found.state === state && started === token.started && finished > item.finished;
+    } catch {
+      // Whoever looks next finds it as it is.
+      return false;
     }
   }
 
@@ -291,7 +315,9 @@ export class Poller {
   #beat(): void {
     this.#cancelBeat = this.#clock.schedule(this.#settings.leaseMs / 3, () => {
       this.#beat();
-      const tasks = [...this.#tasks].filter(({ isEnding, isLost }) => !isEnding && !isLost);
+      const tasks = [...this.#tasks].filter(
+        ({ isEnding, isLost, unanswered }) => !isEnding && !isLost && unanswered < UNANSWERED_MAX,
+      );
       for (let from = 0; from < tasks.length; from += CLAIM_MAX) {
         void this.#renew(tasks.slice(from, from + CLAIM_MAX));
       }
@@ -299,6 +325,7 @@ export class Poller {
   }
 
   async #renew(tasks: Task[]): Promise<void> {
+    for (const task of tasks) task.unanswered++;
     try {
       const tokens = tasks.map(({ token }) => token);
       const answers = await this.#queue.renew(tokens, this.#settings.leaseMs);
@@ -311,6 +338,8 @@ export class Poller {
     } catch (error) {
       // The next beat tries again; until somebody takes a lapsed claim, it stands.
       publish(() => ({ type: "background-failure", during: "renew", error }));
+    } finally {
+      for (const task of tasks) task.unanswered--;
     }
   }
 
