@@ -63,6 +63,8 @@ export interface BrokerHarness {
   readonly isSilent?: boolean;
   /** Whether its tests run at once, as each of them mostly waits for the broker. */
   readonly isConcurrent?: boolean;
+  /** How often a case that fails is tried again, where what stands in for a broker is not to be relied on. */
+  readonly retries?: number;
   open(): Promise<Topic>;
 }
 
@@ -216,10 +218,11 @@ function gate() {
 }
 
 export function consumerSuite(harness: BrokerHarness): void {
-  const { redeliverAfterMs, missing, isConcurrent = false, isSilent = false } = harness;
+  const { redeliverAfterMs, missing, retries = 0 } = harness;
+  const { isConcurrent = false, isSilent = false } = harness;
   const skipped = missing ? ` (skipped: ${missing})` : "";
   const scenic = (name: string, body: (scene: Scene) => Promise<void>, isSkipped = false) =>
-    test.skipIf(isSkipped)(name, { concurrent: isConcurrent, timeout: 90_000 }, async () => {
+    test.skipIf(isSkipped)(name, { concurrent: isConcurrent, retry: retries }, async () => {
       const topic = await harness.open();
       const scene = new Scene(topic);
       try {
