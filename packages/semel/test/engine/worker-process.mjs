@@ -1,8 +1,9 @@
-// A process of its own that does jobs and delivers their effects until it is killed or told to stop. Both
-// are asked of a downstream that counts.
+// A process of its own that, once told to begin, does jobs and delivers their effects until it is killed or
+// told to stop. Both are asked of a downstream that counts.
 //
 //   fork("worker-process.mjs", ['{ "backend": …, "url": …, "table": …, "downstream": … }'])
 
+import { once } from "node:events";
 import { Idempotency } from "../../dist/engine/idempotency.js";
 import { openStore } from "./store-of-process.mjs";
 
@@ -24,6 +25,10 @@ const job = idempotency.operation("job", {
     return answer;
   },
 });
+// One that comes late might find everything done.
+process.send("ready");
+await once(process, "message");
+
 const service = { lease: "3s", pollInterval: "200ms", concurrency: 8 };
 const worker = idempotency.worker({ operations: [job], ...service });
 const relay = idempotency.relay(

@@ -117,6 +117,8 @@ describe.each([...sqlPlaces, redisPlace])("three processes on $name", (found) =>
       Array.from({ length: JOBS }, (_, n) => job.start({ key: `job-${n}`, input: n })),
     );
     running = Array.from({ length: PROCESSES }, () => fork(SCRIPT, [settings]));
+    await Promise.all(running.map((child) => once(child, "message")));
+    for (const child of running) child.send("begin");
     await until(() => calls.filter(({ what }) => what === "work").length > JOBS / 4);
     const killed = running[0]!;
     killed.kill("SIGKILL");
