@@ -16,6 +16,8 @@ export interface KeyStorage {
 /** `navigator.locks`, or another lock that all users of a {@link KeyStorage} share. */
 export interface KeyLocks {
   request<T>(name: string, callback: () => Promise<T>): Promise<T>;
+  /** Which locks are held, as `navigator.locks` says it to all tabs at once. */
+  query?(): Promise<{ held?: readonly { name?: string }[] }>;
 }
 
 /** What is known of an operation that has a saved key. */
@@ -60,6 +62,11 @@ export interface SavedKeysOptions {
  */
 const READ_BACK_MS = 50;
 const READ_BACKS_MAX = 20;
+/**
+ * Browsers show one tab a while later what another has written, even when a lock was handed over in
+ * between; locks themselves they show at once. So for this time a lock's name says what was written.
+ */
+const ANNOUNCED_MS = 10_000;
 
 export class SavedKeys {
   readonly #options: SavedKeysOptions;
@@ -81,7 +88,7 @@ export class SavedKeys {
     return this.#exclusively(claim.name, async () => {
       claim.signal.throwIfAborted();
       const { locks, clock } = this.#options;
-      let entry = this.#usable(await this.#read(claim.name), claim) ?? (await this.#mint(claim));
+      let entry = this.#usable(await this.#current(claim.name), claim) ?? (await this.#mint(claim));
       if (locks) return entry;
       for (let tries = 0; tries < READ_BACKS_MAX; tries++) {
         await pause(clock, READ_BACK_MS, claim.signal);
@@ -108,12 +115,49 @@ export class SavedKeys {
   /** The server says that this key never runs. */
   async unused(name: string, key: string): Promise<void> {
     await this.#exclusively(name, async () => {
-      if ((await this.#read(name))?.key === key) await this.#remove(name);
+      if ((await this.#current(name))?.key === key) await this.#forget(name, key);
     });
   }
 
   async settle(name: string): Promise<void> {
-    await this.#exclusively(name, () => this.#remove(name));
+    await this.#exclusively(name, async () => {
+      // What is damaged can be settled as well.
+      const entry = await this.#current(name).catch(() => undefined);
+      await this.#forget(name, entry?.key);
+    });
+  }
+
+  async #forget(name: string, key: string | undefined): Promise<void> {
+    await this.#remove(name);
+    if (key !== undefined) await this.#announce(settledName(name, key));
+  }
+
+  /** What is saved, or was just saved or settled in another tab. */
+  async #current(name: string): Promise<Entry | undefined> {
+    const saved = await this.#read(name);
+    const { held = [] } = (await this.#options.locks?.query?.()) ?? {};
+    const announced = new Set(held.map((lock) => lock.name ?? ""));
+    const isSettled = ({ key }: Entry) => announced.has(settledName(name, key));
+    const prefix = entryName(name, "");
+    for (const text of announced) {
+      if (!text.startsWith(prefix)) continue;
+      const entry = entryOf(text.slice(prefix.length), name);
+      if (entry.key !== saved?.key && !isSettled(entry)) return entry;
+    }
+    return saved && !isSettled(saved) ? saved : undefined;
+  }
+
+  /** Holds a lock for a while, because of its name. */
+  async #announce(text: string): Promise<void> {
+    const { locks, clock } = this.#options;
+    if (!locks?.query) return;
+    await new Promise<void>((granted, failed) => {
+      const hold = () => {
+        granted();
+        return pause(clock, ANNOUNCED_MS);
+      };
+      locks.request(text, hold).catch(failed);
+    });
   }
 
   async saved(name: string): Promise<SavedOperation | undefined> {
@@ -142,6 +186,7 @@ export class SavedKeys {
   async #mint({ name, fingerprint, mint, firstSent }: KeyClaim): Promise<Entry> {
     const entry: Entry = { version: 1, key: await mint(), fingerprint, firstSent };
     await this.#write(name, entry);
+    await this.#announce(entryName(name, JSON.stringify(entry)));
     return entry;
   }
 
@@ -184,6 +229,14 @@ export class SavedKeys {
 
 function itemName(name: string): string {
   return `semel:${name}`;
+}
+
+function entryName(name: string, entry: string): string {
+  return `semel-key:${JSON.stringify(name)}:${entry}`;
+}
+
+function settledName(name: string, key: string): string {
+  return `semel-settled:${JSON.stringify(name)}:${key}`;
 }
 
 function entryOf(text: string, name: string): Entry {

@@ -309,6 +309,39 @@ describe("several at once", () => {
     expect(service.payments).toHaveLength(1);
   });
 
+  test("agree by a lock also where each does not see yet what the other has written", async () => {
+    const service = await paymentService();
+    const held = new Set<string>();
+    const lines = new Map<string, Promise<unknown>>();
+    const locks: KeyLocks = {
+      request(name, work) {
+        const turn = (lines.get(name) ?? Promise.resolve()).then(() => {
+          held.add(name);
+          return work().finally(() => held.delete(name));
+        });
+        lines.set(
+          name,
+          turn.catch(() => {}),
+        );
+        return turn;
+      },
+      query: async () => ({ held: [...held].map((name) => ({ name })) }),
+    };
+    // As tabs of a browser: of their own, for as long as it takes.
+    const tabs = [itemStorage(), itemStorage(), itemStorage()];
+    const pay = (storage: KeyStorage) =>
+      createClient({ storage, locks, retry: FAST })(service.url, POST);
+    const responses = await Promise.all(tabs.map(pay));
+    expect(new Set(keysOf(service)).size).toBe(1);
+    expect(service.payments).toHaveLength(1);
+    expect(responses.map(({ status }) => status)).toEqual([201, 201, 201]);
+
+    // What one has settled is not taken up again by another that has it still.
+    await createClient({ storage: tabs[0]!, locks }).settle("cart-42");
+    await pay(tabs[1]!);
+    expect(service.payments).toHaveLength(2);
+  });
+
   test("agree without one, by reading back, however their reads and writes interleave", async () => {
     // Every order of four steps of two writers, each step at a time of its own.
     for (const delays of [
