@@ -161,7 +161,7 @@ export class SavedKeys {
   }
 
   async saved(name: string): Promise<SavedOperation | undefined> {
-    const entry = await this.#read(name);
+    const entry = await this.#current(name);
     if (entry === undefined || this.#isForgotten(entry)) return undefined;
     const { key, firstSent, forgottenAtMs } = entry;
     return { key, firstSent, isAnswered: forgottenAtMs !== undefined };

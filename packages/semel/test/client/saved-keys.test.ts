@@ -336,6 +336,11 @@ describe("several at once", () => {
     expect(service.payments).toHaveLength(1);
     expect(responses.map(({ status }) => status)).toEqual([201, 201, 201]);
 
+    // One of them wrote it; the others know it all the same.
+    const known = tabs.map((storage) => createClient({ storage, locks }).saved("cart-42"));
+    const keys = (await Promise.all(known)).map((saved) => JSON.stringify(saved?.key));
+    expect(new Set(keys)).toEqual(new Set(keysOf(service)));
+
     // What one has settled is not taken up again by another that has it still.
     await createClient({ storage: tabs[0]!, locks }).settle("cart-42");
     await pay(tabs[1]!);
