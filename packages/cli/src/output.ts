@@ -45,7 +45,7 @@ export function linesOf(lines: readonly string[]): string {
 }
 
 /** What JSON cannot say, as well as it can. */
-function jsonable(_name: string, value: unknown): unknown {
+export function jsonable(_name: string, value: unknown): unknown {
   if (typeof value === "bigint") return String(value);
   if (value instanceof Map) return [...value];
   if (value instanceof Set) return [...value];

@@ -1,6 +1,7 @@
 // One request to the admin listener: reads what it carries, and answers in JSON.
 
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { jsonable } from "../output.ts";
 import type { AdminProblem } from "./contract.ts";
 
 /** An answer other than the one that was asked for. */
@@ -87,12 +88,4 @@ export function oneOfIn<Word extends string>(
   const word = words.find((one) => one === written);
   if (word) return word;
   throw new Refused(400, "parameter-invalid", `"${name}" must be one of ${words.join(", ")}`);
-}
-
-/** What JSON cannot say, as well as it can. */
-function jsonable(_name: string, value: unknown): unknown {
-  if (typeof value === "bigint") return String(value);
-  if (value instanceof Map) return [...value];
-  if (value instanceof Set) return [...value];
-  return value;
 }
