@@ -3,8 +3,8 @@
 // retry into a mismatch.
 
 import { hash } from "node:crypto";
-import canonicalize from "canonicalize";
-import { InvalidOption, PayloadInvalid } from "./errors.ts";
+import { canonicalForm } from "./canonical-form.ts";
+import { InvalidOption } from "./errors.ts";
 import { assertKnownOptions, shown } from "./options.ts";
 
 /**
@@ -20,8 +20,6 @@ export type FingerprintSelection<Payload = unknown> =
 
 /** Version of the algorithm for values: SHA-256 over the canonical JSON of RFC 8785. */
 const VALUE_ALGORITHM = "v1";
-/** Deeper payloads are refused, so that no payload can exhaust the stack. */
-const DEPTH_MAX = 200;
 
 export type Fingerprinter = (payload: unknown) => string;
 
@@ -61,80 +59,12 @@ export function labelled(label: string, data: string | Uint8Array): string {
   return `${label}:${hash("sha256", data, "base64url")}`;
 }
 
-/**
- * The canonical form of a value. Payloads that JSON tells apart never look alike; what it cannot
- * say is tagged (`bigint`, bytes, `Map`, `Set`) or refused, because dropped it would make different
- * payloads the same. What has a `toJSON` counts as what that returns.
- *
- * @throws {PayloadInvalid} for functions, symbols, cycles, lone surrogates, NaN, infinities, and
- * objects whose content cannot be seen, such as an `Error`, a `Promise` or a stream
- */
-export function canonicalForm(value: unknown): string {
-  try {
-    return canonicalize(tagged(value, 0)) ?? "";
-  } catch (error) {
-    if (error instanceof PayloadInvalid) throw error;
-    throw new PayloadInvalid(
-      `The payload has no canonical JSON form (RFC 8785): ${(error as Error).message}`,
-      { cause: error },
-    );
-  }
-}
-
 function digest(label: string, payload: unknown): string {
   return labelled(label, canonicalForm(payload));
 }
 
 function labelOf(fingerprint: string): string {
   return fingerprint.slice(0, fingerprint.indexOf(":"));
-}
-
-function tagged(value: unknown, depth: number): unknown {
-  if (depth > DEPTH_MAX) {
-    throw new PayloadInvalid(`The payload is nested more than ${DEPTH_MAX} deep, or cyclic`);
-  }
-  switch (typeof value) {
-    case "bigint":
-      return { $bigint: String(value) };
-    case "function":
-    case "symbol":
-      throw new PayloadInvalid(`The payload holds a ${typeof value}, which has no canonical form`);
-    case "object":
-      return value === null ? null : taggedObject(value, depth + 1);
-    default:
-      return value;
-  }
-}
-
-function taggedObject(value: object, depth: number): unknown {
-  if (Array.isArray(value)) return value.map((item) => tagged(item ?? null, depth));
-  if (value instanceof Uint8Array) return { $bytes: Buffer.from(value).toString("base64") };
-  if (value instanceof Map) {
-    return { $map: [...value].map((entry) => entry.map((item) => tagged(item, depth))) };
-  }
-  if (value instanceof Set) return { $set: [...value].map((item) => tagged(item, depth)) };
-  if ("toJSON" in value && typeof value.toJSON === "function") return tagged(value.toJSON(), depth);
-  assertVisible(value);
-  const copy: Record<string, unknown> = Object.create(null);
-  for (const [name, item] of Object.entries(value)) {
-    if (item !== undefined) copy[TAG.test(name) ? `$${name}` : name] = tagged(item, depth);
-  }
-  return copy;
-}
-
-/** A payload's own name that looks like a tag gets one `$` more, so that it is none. */
-const TAG = /^\$+(?:bigint|bytes|map|set)$/;
-
-/** Refuses what would count as `{}` whatever it holds. */
-function assertVisible(value: object): void {
-  const name = Object.prototype.toString.call(value).slice("[object ".length, -1);
-  const prototype = Object.getPrototypeOf(value);
-  const isPlain = prototype === null || Object.getPrototypeOf(prototype) === null;
-  if (name === "Object" && (isPlain || Object.keys(value).length > 0)) return;
-  const kind = name === "Object" ? (prototype.constructor?.name ?? "object") : name;
-  throw new PayloadInvalid(
-    `The payload holds a value (${kind}) whose content cannot be seen; give plain data, or choose what counts with \`fingerprint\``,
-  );
 }
 
 type Path = readonly string[];

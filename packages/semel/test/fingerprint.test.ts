@@ -1,8 +1,10 @@
 // Fingerprints: order and form do not matter, content does (EN-1, SM-2).
 
+import canonicalize from "canonicalize";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { canonicalForm, fingerprinter, isComparable, labelled } from "../src/fingerprint.ts";
+import { canonicalForm } from "../src/canonical-form.ts";
+import { fingerprinter, isComparable, labelled } from "../src/fingerprint.ts";
 
 /** An equal value whose objects have their keys in another order. */
 function shuffled(value: unknown): unknown {
@@ -35,6 +37,31 @@ describe("the canonical form (RFC 8785)", () => {
       url: new URL("http://a/b"),
     };
     expect(canonicalForm(JSON.parse(JSON.stringify(payload)))).toBe(canonicalForm(payload));
+  });
+
+  test("is what another implementation of RFC 8785 makes of it", () => {
+    const name = fc.oneof(fc.string(), fc.string({ unit: "binary" }), fc.nat().map(String));
+    const { value } = fc.letrec((tie) => ({
+      value: fc.oneof(
+        { maxDepth: 4 },
+        fc.oneof(
+          fc.string({ unit: "binary" }),
+          fc.double({ noNaN: true, noDefaultInfinity: true }),
+        ),
+        fc.constantFrom(true, false, null, 0, -0, 1e21, 5e-324, 2 ** 53),
+        fc.array(tie("value"), { maxLength: 5 }),
+        fc.dictionary(name, tie("value"), { maxKeys: 8 }),
+      ),
+    }));
+    fc.assert(
+      fc.property(value, (value) => {
+        expect(canonicalForm(value)).toBe(canonicalize(value));
+      }),
+      { numRuns: 2_000 },
+    );
+    expect(canonicalForm({ 10: 1, 9: 2, "!": 3, a: 4, "\u20ac": 5, "\r": 6 })).toBe(
+      '{"\\r":6,"!":3,"10":1,"9":2,"a":4,"\u20ac":5}',
+    );
   });
 
   test("is that of RFC 8785 for JSON, but for names that would look like a tag", () => {

@@ -2,8 +2,9 @@
 // type and body (HTTP-5).
 
 import { createHash, hash } from "node:crypto";
+import { canonicalForm } from "../canonical-form.ts";
 import { InvalidOption } from "../errors.ts";
-import { canonicalForm, type FingerprintSelection, fingerprinter } from "../fingerprint.ts";
+import { type FingerprintSelection, fingerprinter } from "../fingerprint.ts";
 
 /** A request body: its bytes, or what a body parser left of it. */
 export type Body = { bytes: Uint8Array } | { parsed: unknown };

@@ -1,6 +1,7 @@
 // Tools of the Model Context Protocol (MSG-4): an agent that repeats a call gets the first result.
 
 import { hash } from "node:crypto";
+import { canonicalForm } from "../canonical-form.ts";
 import type { Attempt, Operation } from "../engine/attempt.ts";
 import type { Idempotency } from "../engine/idempotency.ts";
 import type { OperationOptions } from "../engine/policy.ts";
@@ -12,7 +13,7 @@ import {
   KeyMissing,
   ScopeMissing,
 } from "../errors.ts";
-import { canonicalForm, fingerprinter } from "../fingerprint.ts";
+import { fingerprinter } from "../fingerprint.ts";
 import { KEY_LENGTH_MAX } from "../key.ts";
 import { assertToolOptions, type ToolOptions } from "./options.ts";
 import { brokenOff, type ToolRefusal, toolRefusal } from "./refusal.ts";

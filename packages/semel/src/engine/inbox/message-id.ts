@@ -1,8 +1,9 @@
 // Which key a message is remembered by.
 
 import { hash } from "node:crypto";
+import { canonicalForm } from "../../canonical-form.ts";
 import { InvalidOption, KeyInvalid, PayloadInvalid } from "../../errors.ts";
-import { canonicalForm, type Fingerprinter } from "../../fingerprint.ts";
+import type { Fingerprinter } from "../../fingerprint.ts";
 import { KEY_LENGTH_MAX } from "../../key.ts";
 import { assertOneOf } from "../../options.ts";
 import { messageOf } from "../execution.ts";
