@@ -279,7 +279,10 @@ interface Passing {
   length: number;
 }
 
-const bodies = new WeakMap<IncomingMessage, Passing>();
+/** A property, as in `operation-of.ts`: a `WeakMap` costs the garbage collector more. */
+const PASSING = Symbol("semel.passing");
+
+type Collected = IncomingMessage & { [PASSING]?: Passing };
 
 /** Past a stream's own `on`, which would make it flow. */
 const listen = EventEmitter.prototype.on;
@@ -290,7 +293,7 @@ function collectBody(layer: Layer): Hook {
     const { raw } = request;
     if (!mayCarryKey(layer, request) || !hasBody(raw) || stream.readableDidRead) return done();
     const passing: Passing = { stream, chunks: [], length: 0 };
-    bodies.set(raw, passing);
+    (raw as Collected)[PASSING] = passing;
     listen.call(stream, "data", (chunk: Uint8Array | string) => {
       const bytes = typeof chunk === "string" ? Buffer.from(chunk) : chunk;
       passing.length += bytes.length;
@@ -305,7 +308,7 @@ function collectBody(layer: Layer): Hook {
 
 async function bodyOf({ raw, body }: FastifyRequestLike, bytesMax: number): Promise<Body> {
   if (!hasBody(raw)) return { bytes: NOTHING };
-  const passed = bodies.get(raw);
+  const passed = (raw as Collected)[PASSING];
   if (passed?.stream.readableEnded) {
     if (passed.length > bytesMax) throw new BodyTooLarge(bytesMax);
     const { chunks } = passed;
@@ -362,7 +365,7 @@ async function answer(
 ): Promise<void> {
   await turnEnd();
   if (reply.sent) return;
-  pending.set(reply.raw, response);
+  (reply.raw as Pending)[PENDING] = response;
   reply.send();
   discardBody(raw);
 }
@@ -380,15 +383,17 @@ interface Running {
 type Fields = Readonly<Record<string, unknown>>;
 
 /** What a reply is still to become: a replay or a refusal, or the end of what runs. */
-const pending = new WeakMap<ServerResponse, HttpResponse | Running>();
+const PENDING = Symbol("semel.pending");
+
+type Pending = ServerResponse & { [PENDING]?: HttpResponse | Running | undefined };
 
 /** Records what Fastify is about to write, or puts a stored answer in its place. */
 function onSend(_request: unknown, reply: Reply, payload: unknown, done: Done) {
-  const { raw } = reply;
-  const next = pending.get(raw);
+  const raw: Pending = reply.raw;
+  const next = raw[PENDING];
   if (next === undefined) return done(null, payload);
   if (!("exchange" in next)) {
-    pending.delete(raw);
+    raw[PENDING] = undefined;
     return done(null, put(reply, next));
   }
   if (next.isSettling) {
@@ -412,7 +417,7 @@ async function settle(
   payload: string | Uint8Array | null | undefined,
 ): Promise<unknown> {
   const { exchange } = run;
-  const { raw } = reply;
+  const raw: Pending = reply.raw;
   // Fastify looks at them only when it writes, and what cannot be sent is no result.
   const fields = reply.getHeaders();
   const headers = sendable(pairsOf(fields));
@@ -424,7 +429,7 @@ async function settle(
   const isKept = body.byteLength <= exchange.resultBytesMax;
   const answer = await exchange.respond({ status, headers, body }, isKept);
   await turnEnd();
-  pending.delete(raw);
+  raw[PENDING] = undefined;
   if ("replacement" in answer) {
     resetHeaders(reply, run.headersBefore);
     return put(reply, answer.replacement);
@@ -489,8 +494,8 @@ const STARTING: RawMethods = {
   end: starting("end"),
   flushHeaders: starting("flushHeaders"),
   destroy: starting("destroy"),
-  emit(this: ServerResponse, ...event: Parameters<ServerResponse["emit"]>): boolean {
-    const run = pending.get(this);
+  emit(this: Pending, ...event: Parameters<ServerResponse["emit"]>): boolean {
+    const run = this[PENDING];
     if (run === undefined || !("exchange" in run)) return Reflect.apply(this.emit, this, event);
     // Over HTTP/2, Node says so of a response whose client has left.
     if (event[0] === "finish") return true;
@@ -501,17 +506,17 @@ const STARTING: RawMethods = {
 };
 
 function starting<Name extends keyof RawMethods>(name: Name): RawMethods[Name] {
-  return function start(this: ServerResponse, ...given: unknown[]): unknown {
-    const run = pending.get(this);
+  return function start(this: Pending, ...given: unknown[]): unknown {
+    const run = this[PENDING];
     if (run && "exchange" in run) capture(this, run);
     return Reflect.apply(this[name], this, given);
   } as RawMethods[Name];
 }
 
-function watch(raw: ServerResponse, exchange: Exchange, headersBefore: Fields): void {
+function watch(raw: Pending, exchange: Exchange, headersBefore: Fields): void {
   const { writeHead, write, end, flushHeaders, destroy, emit } = raw;
   const original = { writeHead, write, end, flushHeaders, destroy, emit };
-  pending.set(raw, { exchange, headersBefore, original, isSettling: false, isDisturbed: false });
+  raw[PENDING] = { exchange, headersBefore, original, isSettling: false, isDisturbed: false };
   setMethods(raw, STARTING);
 }
 
@@ -524,8 +529,8 @@ function setMethods(raw: ServerResponse, methods: RawMethods): void {
   raw.emit = methods.emit;
 }
 
-function capture(raw: ServerResponse, { exchange, original }: Running): void {
-  pending.delete(raw);
+function capture(raw: Pending, { exchange, original }: Running): void {
+  raw[PENDING] = undefined;
   setMethods(raw, original);
   captureResponse(raw, exchange);
   // The client left before: the capture must know that nobody listens.

@@ -5,6 +5,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { InvalidOption, KeyInvalid, NotApplied } from "../errors.ts";
 import type { Body } from "./body-fingerprint.ts";
 import type { Exchange, HttpLayer, IncomingRequest } from "./exchange.ts";
+import { shareInlineCaches } from "./hidden-class.ts";
 import { discardBody, hasBody, hasLeft, isConsumed, peekBody } from "./node-body.ts";
 import { captureResponse } from "./node-capture.ts";
 import { sendResponse } from "./node-headers.ts";
@@ -37,6 +38,7 @@ export async function admitNodeRequest<Request>(
   const incoming = incomingRequest(message, facts);
   const decision = await layer.decide(incoming);
   if (decision.kind === "pass") return "pass";
+  shareInlineCaches(message, response);
   if (decision.kind === "respond") {
     await sendInTurn(message, response, decision.response);
     return "answered";

@@ -6,6 +6,7 @@ import { systemClock } from "../clock.ts";
 import { StoreUnavailable } from "../errors.ts";
 import { bounded } from "../retry.ts";
 import { type Answer, executedHeaders, type HttpLayer } from "./exchange.ts";
+import { shareInlineCaches } from "./hidden-class.ts";
 import { discardBody, hasBody, hasLeft, isConsumed } from "./node-body.ts";
 import { type CapturedResponse, captureResponse, type ResponseTaker } from "./node-capture.ts";
 import { incomingRequest, type NodeRequest, sendInTurn } from "./node-exchange.ts";
@@ -51,6 +52,7 @@ export async function answerInTransaction<Request, Transaction>(
   if (asked.kind === "respond") return sendInTurn(message, response, asked.response);
   // The client left while its body was read. Nothing ran.
   if (response.destroyed || hasLeft(message)) return;
+  shareInlineCaches(message, response);
   response.once("close", () => discardBody(message));
   const taker = new BufferedTaker(response, layer.policy.operation.leaseMs);
   const request = asked.kind === "operation" ? asked.request : undefined;

@@ -253,19 +253,18 @@ export interface KeptResponse extends HttpResponse {
 }
 
 /** Results come out of the cache again and again; their bytes never change. */
-const decoded = new WeakMap<StoredResult, KeptResponse>();
+const DECODED = Symbol("semel.decoded");
+
+type Decoded = StoredResult & { [DECODED]?: KeptResponse };
 
 /**
  * The response in a stored result.
  *
  * @throws {RecordUnreadable} when it is damaged
  */
-export function responseOf(result: StoredResult): KeptResponse {
-  let response = decoded.get(result);
-  if (response === undefined) {
-    response = decode(result.bytes);
-    decoded.set(result, response);
-  }
+export function responseOf(result: Decoded): KeptResponse {
+  const response = result[DECODED] ?? decode(result.bytes);
+  if (Object.isExtensible(result)) result[DECODED] = response;
   return response;
 }
 
