@@ -1,9 +1,10 @@
 // Bounds many short waits of one length, such as those for a store's answers. They end in the order in
 // which they began, so that one timer serves them all: one each would cost more than a store in memory.
 
+import { Chain, type Link } from "./chain.ts";
 import type { Clock } from "./clock.ts";
 
-interface Wait {
+interface Wait extends Link<Wait> {
   readonly endsAt: number;
   reject(error: Error): void;
   late(): Error;
@@ -13,7 +14,7 @@ export class Deadlines {
   readonly #clock: Clock;
   readonly #ms: number;
   /** In the order in which they end. */
-  readonly #waits = new Set<Wait>();
+  readonly #waits = new Chain<Wait>();
   /** A timer runs; it outlives the waits, because it is cheaper to let it find none. */
   #isTimed = false;
 
@@ -30,7 +31,8 @@ export class Deadlines {
    */
   within<T>(work: Promise<T>, late: () => Error, now = this.#clock.now()): Promise<T> {
     return new Promise((resolve, reject) => {
-      const wait: Wait = { endsAt: now + this.#ms, reject, late };
+      const endsAt = now + this.#ms;
+      const wait: Wait = { endsAt, reject, late, before: undefined, after: undefined };
       this.#waits.add(wait);
       if (!this.#isTimed) this.#schedule(this.#ms);
       work.then(
@@ -54,7 +56,7 @@ export class Deadlines {
   #end(): void {
     this.#isTimed = false;
     const now = this.#clock.now();
-    for (const wait of this.#waits) {
+    for (let wait = this.#waits.first; wait !== undefined; wait = this.#waits.first) {
       if (wait.endsAt > now) {
         // Those that follow end later still. Timers may fire a little early.
         this.#schedule(Math.max(1, wait.endsAt - now));

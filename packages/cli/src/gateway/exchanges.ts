@@ -12,9 +12,21 @@ const LINGER_MS = 5_000;
 /** How long idle connections stay open after a stop has begun. */
 const IDLE_GRACE_MS = 500;
 
+/** One that is going on, and which it is of all. */
+interface Exchange {
+  readonly response: ServerResponse;
+  readonly number: number;
+}
+
 export class Exchanges {
   readonly #server: Server;
-  readonly #running = new Set<ServerResponse>();
+  /**
+   * With gaps. Not a `Set`: once a table of one lies in V8's old generation, all that passes through
+   * those that take its place outlives its use, and the collector moves it about.
+   */
+  readonly #running: (Exchange | undefined)[] = [];
+  readonly #gaps: number[] = [];
+  #begun = 0;
   #isStopping = false;
   #idle: (() => void) | undefined;
 
@@ -24,13 +36,15 @@ export class Exchanges {
 
   /** @param uploadIdleMs how long the client may pause while it sends a body */
   begin(request: IncomingMessage, response: ServerResponse, uploadIdleMs: number): void {
-    this.#running.add(response);
+    const place = this.#gaps.pop() ?? this.#running.length;
+    this.#running[place] = { response, number: this.#begun++ };
     if (this.#isStopping) response.shouldKeepAlive = false;
     // Most bodies have come with their heads, and show when those have been read.
     process.nextTick(() => boundUpload(request, response, uploadIdleMs));
     response.once("close", () => {
-      this.#running.delete(response);
-      if (this.#running.size === 0) this.#idle?.();
+      this.#running[place] = undefined;
+      this.#gaps.push(place);
+      if (this.#isIdle) this.#idle?.();
     });
   }
 
@@ -41,7 +55,7 @@ export class Exchanges {
    * @returns false when there are none
    */
   endAfterAnswers(socket: Duplex): boolean {
-    const underWay = [...this.#running].filter(({ req }) => req.socket === socket);
+    const underWay = this.#responses.filter(({ req }) => req.socket === socket);
     const last = underWay.at(-1);
     if (last && !last.headersSent) last.shouldKeepAlive = false;
     let left = underWay.length;
@@ -63,12 +77,12 @@ export class Exchanges {
   async end(deadlineMs: number): Promise<void> {
     this.#isStopping = true;
     NetServer.prototype.close.call(this.#server);
-    for (const response of this.#running) {
+    for (const response of this.#responses) {
       if (!response.headersSent) response.shouldKeepAlive = false;
     }
     if (await this.#hasConnections()) await delay(Math.min(IDLE_GRACE_MS, deadlineMs));
     this.#server.closeIdleConnections();
-    if (this.#running.size === 0) return;
+    if (this.#isIdle) return;
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, deadlineMs);
       this.#idle = () => {
@@ -76,6 +90,16 @@ export class Exchanges {
         resolve();
       };
     });
+  }
+
+  get #isIdle(): boolean {
+    return this.#gaps.length === this.#running.length;
+  }
+
+  /** In the order in which they began. */
+  get #responses(): ServerResponse[] {
+    const running = this.#running.filter((one) => one !== undefined);
+    return running.sort((a, b) => a.number - b.number).map(({ response }) => response);
   }
 
   #hasConnections(): Promise<boolean> {

@@ -10,6 +10,7 @@ import {
 } from "../errors.ts";
 import { isObserved, publish } from "../events.ts";
 import { isComparable } from "../fingerprint.ts";
+import { IdTable, type Row } from "../id-table.ts";
 import { backoffMs, bounded, pause } from "../retry.ts";
 import type { BeginAnswer, Claim, RecordId, StoredRecord } from "../store.ts";
 import { Attempt, type AttemptEnd, type AttemptHost, type Settlement } from "./attempt.ts";
@@ -51,7 +52,7 @@ export type Admission =
   | { kind: "late" };
 
 /** An operation that is being admitted or executed in this process. */
-interface Flight {
+interface Flight extends Row<Flight> {
   /** The first request: the one that asked the store. */
   request: OperationRequest;
   /** The answer to it, once there is one. */
@@ -90,7 +91,7 @@ const WAIT_BACKOFF = { baseMs: 20, capMs: 500 };
 
 export class Admissions {
   readonly #host: AdmissionHost;
-  readonly #flights = new Map<RecordId, Flight>();
+  readonly #flights = new IdTable<Flight>();
   readonly #idle: (() => void)[] = [];
   readonly #claims: Claims;
   #running = 0;
@@ -346,8 +347,9 @@ export class Admissions {
   }
 
   #takeOff(request: OperationRequest): Flight {
-    const flight: Flight = { request, answer: undefined, attempt: undefined };
-    this.#flights.set(request.id, flight);
+    const { id } = request;
+    const flight: Flight = { id, request, answer: undefined, attempt: undefined, next: undefined };
+    this.#flights.add(flight);
     this.#running++;
     return flight;
   }
@@ -392,7 +394,7 @@ export class Admissions {
   }
 
   #land(flight: Flight): void {
-    this.#flights.delete(flight.request.id);
+    this.#flights.delete(flight);
     flight.end?.();
   }
 

@@ -12,7 +12,7 @@ import {
 } from "./effects/effects.ts";
 import type { StoredResult } from "./envelope.ts";
 import { seal } from "./envelope.ts";
-import type { Leased } from "./heartbeat.ts";
+import type { Beat, Leased } from "./heartbeat.ts";
 import { failureIn } from "./journal.ts";
 import { hasCode, type Persisted, persist } from "./persist.ts";
 import type { Policy } from "./policy.ts";
@@ -105,6 +105,7 @@ export class Attempt implements Operation, Leased {
   readonly #host: AttemptHost;
   /** By the engine's clock. */
   readonly beganAt: number;
+  beat: Beat | undefined;
   #abort: AbortController | undefined;
   #superseded = false;
   #steps: Steps | undefined;

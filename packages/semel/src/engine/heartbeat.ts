@@ -1,6 +1,7 @@
 // Renews the leases of running attempts at a third of their length (SM-20). Attempts with the same
 // lease length are due in the order in which they began, so one timer a length serves them all.
 
+import { Chain, type Link } from "../chain.ts";
 import type { Clock } from "../clock.ts";
 import { publish } from "../events.ts";
 import type { AttemptToken, RenewAnswer } from "../store.ts";
@@ -15,6 +16,18 @@ export interface Leased {
   renew(): Promise<RenewAnswer>;
   /** The lease was taken: the attempt is fenced off. */
   superseded(): void;
+  /** Its place among those whose leases are renewed. */
+  beat: Beat | undefined;
+}
+
+/** What keeps the lease of one attempt alive. */
+export interface Beat extends Link<Beat> {
+  readonly attempt: Leased;
+  /** All with leases of this length, in the order in which they are due. */
+  readonly rhythm: Chain<Beat>;
+  dueAt: number;
+  /** Renewals that the store has not answered. */
+  unanswered: number;
 }
 
 /** A second one may find a better connection; more would only stand in the way of others. */
@@ -22,26 +35,31 @@ export const UNANSWERED_MAX = 2;
 
 export class Heartbeat {
   readonly #clock: Clock;
-  readonly #rhythms = new Map<number, Map<Leased, number>>();
-  /** Renewals that the store has not answered. */
-  readonly #unanswered = new Map<Leased, number>();
+  /** By the length of the lease. */
+  readonly #rhythms = new Map<number, Chain<Beat>>();
 
   constructor(clock: Clock) {
     this.#clock = clock;
   }
 
   add(attempt: Leased): void {
-    let due = this.#rhythms.get(attempt.leaseMs);
-    if (due === undefined) {
-      due = new Map();
-      this.#rhythms.set(attempt.leaseMs, due);
-      this.#schedule(attempt.leaseMs, attempt.leaseMs / 3, due);
+    const { leaseMs } = attempt;
+    let rhythm = this.#rhythms.get(leaseMs);
+    if (rhythm === undefined) {
+      rhythm = new Chain();
+      this.#rhythms.set(leaseMs, rhythm);
+      this.#schedule(leaseMs, leaseMs / 3, rhythm);
     }
-    due.set(attempt, attempt.beganAt + attempt.leaseMs / 3);
+    const dueAt = attempt.beganAt + leaseMs / 3;
+    const link = { before: undefined, after: undefined };
+    attempt.beat = { attempt, rhythm, dueAt, unanswered: 0, ...link };
+    rhythm.add(attempt.beat);
   }
 
   remove(attempt: Leased): void {
-    this.#rhythms.get(attempt.leaseMs)?.delete(attempt);
+    const { beat } = attempt;
+    beat?.rhythm.delete(beat);
+    attempt.beat = undefined;
   }
 
   /** Lets every lease lapse. */
@@ -49,34 +67,32 @@ export class Heartbeat {
     this.#rhythms.clear();
   }
 
-  #schedule(leaseMs: number, delayMs: number, due: Map<Leased, number>): void {
-    this.#clock.schedule(delayMs, () => this.#beat(leaseMs, due));
+  #schedule(leaseMs: number, delayMs: number, rhythm: Chain<Beat>): void {
+    this.#clock.schedule(delayMs, () => this.#beat(leaseMs, rhythm));
   }
 
-  #beat(leaseMs: number, due: Map<Leased, number>): void {
-    if (this.#rhythms.get(leaseMs) !== due) return;
+  #beat(leaseMs: number, rhythm: Chain<Beat>): void {
+    if (this.#rhythms.get(leaseMs) !== rhythm) return;
     const now = this.#clock.now();
-    for (const [attempt, at] of due) {
-      if (at > now) break;
-      // To the end of the queue: the order stays that of the due times.
-      due.delete(attempt);
-      due.set(attempt, now + leaseMs / 3);
-      void this.#renew(attempt);
+    let { first } = rhythm;
+    for (; first !== undefined && first.dueAt <= now; first = rhythm.first) {
+      first.dueAt = now + leaseMs / 3;
+      rhythm.toEnd(first);
+      void this.#renew(first);
     }
-    const [next] = due.values();
-    if (next === undefined) this.#rhythms.delete(leaseMs);
-    else this.#schedule(leaseMs, Math.max(1, next - now), due);
+    if (first === undefined) this.#rhythms.delete(leaseMs);
+    else this.#schedule(leaseMs, Math.max(1, first.dueAt - now), rhythm);
   }
 
-  async #renew(attempt: Leased): Promise<void> {
-    const unanswered = this.#unanswered.get(attempt) ?? 0;
-    if (unanswered === UNANSWERED_MAX) return;
-    this.#unanswered.set(attempt, unanswered + 1);
+  async #renew(beat: Beat): Promise<void> {
+    if (beat.unanswered === UNANSWERED_MAX) return;
+    beat.unanswered++;
+    const { attempt, rhythm } = beat;
     try {
       const answer = await attempt.renew();
       if (answer.kind === "renewed") {
         publish(() => ({ type: "renewed", id: attempt.token.id, attempt: attempt.token.attempt }));
-      } else if (this.#rhythms.get(attempt.leaseMs)?.has(attempt)) {
+      } else if (attempt.beat === beat && this.#rhythms.get(attempt.leaseMs) === rhythm) {
         this.remove(attempt);
         attempt.superseded();
       }
@@ -84,9 +100,7 @@ export class Heartbeat {
       // The next beat tries again; until somebody takes the lapsed lease, the attempt stands.
       publish(() => ({ type: "background-failure", during: "renew", error }));
     } finally {
-      const left = this.#unanswered.get(attempt)! - 1;
-      if (left > 0) this.#unanswered.set(attempt, left);
-      else this.#unanswered.delete(attempt);
+      beat.unanswered--;
     }
   }
 }

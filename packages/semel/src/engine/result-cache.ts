@@ -2,7 +2,9 @@
 // hit needs no store; what an administrator removes elsewhere may be seen for `lifetimeMs` more
 // (EN-4).
 
+import { Chain, type Link } from "../chain.ts";
 import type { Clock } from "../clock.ts";
+import { IdTable, type Row } from "../id-table.ts";
 import type { RecordId } from "../store.ts";
 import type { StoredResult } from "./envelope.ts";
 
@@ -23,7 +25,7 @@ export interface ResultCacheBounds {
 /** What an entry takes beside its bytes, roughly. */
 const ENTRY_BYTES = 500;
 
-interface Entry {
+interface Entry extends Link<Entry>, Row<Entry> {
   readonly fingerprint: string;
   readonly attempt: number;
   readonly expiresAt: number;
@@ -39,10 +41,9 @@ interface Entry {
 
 export class ResultCache {
   readonly #bounds: ResultCacheBounds;
+  readonly #entries = new IdTable<Entry>();
   /** In order of use: a hit moves its entry to the end. */
-  readonly #entries = new Map<RecordId, Entry>();
-  /** Goes on where it stopped: from the start it would pass by all that was deleted before. */
-  #oldest = this.#entries.keys();
+  readonly #byUse = new Chain<Entry>();
   #bytes = 0;
 
   constructor(bounds: ResultCacheBounds) {
@@ -53,11 +54,10 @@ export class ResultCache {
     const entry = this.#entries.get(id);
     if (entry === undefined) return undefined;
     if (entry.staleAt <= clock.now()) {
-      this.delete(id);
+      this.#remove(entry);
       return undefined;
     }
-    this.#entries.delete(id);
-    this.#entries.set(id, entry);
+    this.#byUse.toEnd(entry);
     const { fingerprint, attempt, expiresAt } = entry;
     entry.result ??= resultOf(entry);
     return { fingerprint, attempt, result: entry.result, expiresAt };
@@ -71,7 +71,8 @@ export class ResultCache {
     if (entriesMax === 0 || size > bytesMax) return;
     this.delete(id);
     const isOwn = bytes.byteLength === bytes.buffer.byteLength;
-    this.#entries.set(id, {
+    const entry: Entry = {
+      id,
       fingerprint,
       attempt,
       expiresAt,
@@ -83,19 +84,26 @@ export class ResultCache {
       // entries are never asked for, and text is several times as cheap to make as another buffer.
       text: isOwn ? "" : textOf(bytes),
       result: isOwn ? { kind, omitted, bytes } : undefined,
-    });
+      before: undefined,
+      after: undefined,
+      next: undefined,
+    };
+    this.#entries.add(entry);
+    this.#byUse.add(entry);
     this.#bytes += size;
     while (this.#entries.size > entriesMax || this.#bytes > bytesMax) {
-      const { done, value } = this.#oldest.next();
-      if (done) this.#oldest = this.#entries.keys();
-      else this.delete(value);
+      this.#remove(this.#byUse.first!);
     }
   }
 
   delete(id: RecordId): void {
     const entry = this.#entries.get(id);
-    if (entry === undefined) return;
-    this.#entries.delete(id);
+    if (entry !== undefined) this.#remove(entry);
+  }
+
+  #remove(entry: Entry): void {
+    this.#entries.delete(entry);
+    this.#byUse.delete(entry);
     this.#bytes -= entry.size;
   }
 }

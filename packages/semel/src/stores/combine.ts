@@ -2,6 +2,7 @@
 // grows with concurrency instead of with round trips, while every caller still gets its own answer.
 
 import { StoreUnavailable, StoreUnusable } from "../errors.ts";
+import { IdTable, type Row } from "../id-table.ts";
 import type { RecordId } from "../store.ts";
 
 export interface CombineOptions<Item, Answer> {
@@ -40,10 +41,12 @@ export interface Traffic {
   inFlight: number;
 }
 
-interface Pending<Item, Answer> {
+interface Pending<Item, Answer> extends Row<Pending<Item, Answer>> {
   readonly item: Item;
   resolve(answer: Answer): void;
   reject(error: unknown): void;
+  /** What waits until this one is answered, in the order asked: rarely anything. */
+  behind: Pending<Item, Answer>[] | undefined;
 }
 
 /**
@@ -64,8 +67,8 @@ class Combiner<Item extends { readonly id: RecordId }, Answer> {
   readonly #options: CombineOptions<Item, Answer>;
   readonly #traffic: Traffic;
   #ready: Pending<Item, Answer>[] = [];
-  /** For each record that is ready or under way, what has to wait behind it: rarely anything. */
-  readonly #behind = new Map<RecordId, Pending<Item, Answer>[] | undefined>();
+  /** What is ready or under way, where a record may occur only once. */
+  readonly #underWay = new IdTable<Pending<Item, Answer>>();
   #inFlight = 0;
   #isScheduled = false;
 
@@ -76,31 +79,34 @@ class Combiner<Item extends { readonly id: RecordId }, Answer> {
 
   ask(item: Item): Promise<Answer> {
     return new Promise((resolve, reject) => {
-      this.#enqueue({ item, resolve, reject });
+      const { id } = item;
+      this.#enqueue({ id, item, resolve, reject, behind: undefined, next: undefined });
       this.#proceed();
     });
   }
 
   #enqueue(pending: Pending<Item, Answer>): void {
     if (!this.#options.repeats) {
-      const { id } = pending.item;
-      if (this.#behind.has(id)) {
-        const behind = this.#behind.get(id);
-        if (behind === undefined) this.#behind.set(id, [pending]);
-        else behind.push(pending);
+      const first = this.#underWay.get(pending.id);
+      if (first !== undefined) {
+        first.behind ??= [];
+        first.behind.push(pending);
         return;
       }
-      this.#behind.set(id, undefined);
+      this.#underWay.add(pending);
     }
     this.#ready.push(pending);
   }
 
-  /** Lets the next item about this record, if there is one, take its turn. */
-  #release(id: RecordId): void {
+  /** Lets the next item about the same record, if there is one, take its turn. */
+  #release(pending: Pending<Item, Answer>): void {
     if (this.#options.repeats) return;
-    const next = this.#behind.get(id)?.shift();
-    if (next !== undefined) this.#ready.push(next);
-    else this.#behind.delete(id);
+    this.#underWay.delete(pending);
+    const [next, ...others] = pending.behind ?? [];
+    if (next === undefined) return;
+    next.behind = others;
+    this.#underWay.add(next);
+    this.#ready.push(next);
   }
 
   #proceed(): void {
@@ -128,7 +134,7 @@ class Combiner<Item extends { readonly id: RecordId }, Answer> {
       void this.#deliver(batch).then(() => {
         this.#inFlight--;
         this.#traffic.inFlight--;
-        for (const { item } of batch) this.#release(item.id);
+        for (const pending of batch) this.#release(pending);
         this.#proceed();
       });
     }
@@ -196,7 +202,6 @@ function isOfTheStore(error: unknown): boolean {
   return error instanceof StoreUnavailable || error instanceof StoreUnusable;
 }
 
-function byId(one: { item: { id: RecordId } }, other: { item: { id: RecordId } }): number {
-  const [a, b] = [one.item.id, other.item.id];
-  return a < b ? -1 : a > b ? 1 : 0;
+function byId(one: { id: RecordId }, other: { id: RecordId }): number {
+  return one.id < other.id ? -1 : one.id > other.id ? 1 : 0;
 }

@@ -1,10 +1,11 @@
 // The records of the memory store that are not completed: few, and changing, so that they are plain
 // objects.
 
+import { IdTable, type Row } from "../id-table.ts";
 import type { CrashPolicy, RecordId, RecordState } from "../store.ts";
 import { ExpiryQueue } from "./memory-column.ts";
 
-export interface ActiveRecord {
+export interface ActiveRecord extends Row<ActiveRecord> {
   readonly id: RecordId;
   readonly scope: string;
   readonly key: string;
@@ -24,6 +25,7 @@ export interface ActiveRecord {
   expiresAt: number | null;
   /** What the queue knows it by. */
   readonly number: number;
+  next: ActiveRecord | undefined;
 }
 
 /**
@@ -33,7 +35,7 @@ export interface ActiveRecord {
 const RECORD_BYTES = 800;
 
 export class ActiveRecords {
-  readonly #records = new Map<RecordId, ActiveRecord>();
+  readonly #records = new IdTable<ActiveRecord>();
   readonly #expiry = new ExpiryQueue();
   readonly #numbered: (ActiveRecord | undefined)[] = [];
   readonly #unusedNumbers: number[] = [];
@@ -56,8 +58,12 @@ export class ActiveRecords {
     return this.#records.get(id);
   }
 
-  values(): Iterable<ActiveRecord> {
-    return this.#records.values();
+  /** Those that are there from first to last, whatever else comes and goes meanwhile. */
+  *values(): Iterable<ActiveRecord> {
+    for (let number = 0; number < this.#numbered.length; number++) {
+      const record = this.#numbered[number];
+      if (record) yield record;
+    }
   }
 
   add(
@@ -84,9 +90,10 @@ export class ActiveRecords {
       updatedAt: now,
       expiresAt: null,
       number: this.#unusedNumbers.pop() ?? this.#numbered.length,
+      next: undefined,
     };
     this.#numbered[record.number] = record;
-    this.#records.set(id, record);
+    this.#records.add(record);
     this.#bytes += ActiveRecords.bytesFor(record);
     return record;
   }
@@ -95,7 +102,7 @@ export class ActiveRecords {
     this.#expiry.delete(record.number);
     this.#numbered[record.number] = undefined;
     this.#unusedNumbers.push(record.number);
-    this.#records.delete(record.id);
+    this.#records.delete(record);
     this.#bytes -= ActiveRecords.bytesFor(record);
     for (const bytes of record.journal) this.#bytes -= bytes.byteLength;
   }

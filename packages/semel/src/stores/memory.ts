@@ -429,9 +429,11 @@ function nextTurn(): Promise<void> {
 }
 
 function activeView(record: ActiveRecord, now: number): StoredRecord {
-  const { number: _number, leaseUntil, expiresAt, journal, ...fields } = record;
+  const { id, scope, key, fingerprint, state, attempt, owner, onCrash, crashes } = record;
+  const { reason, createdAt, updatedAt, leaseUntil, expiresAt, journal } = record;
   return {
-    ...fields,
+    ...{ id, scope, key, fingerprint, state, attempt, owner, onCrash, crashes, reason },
+    ...{ createdAt, updatedAt },
     journal: journal.length === 0 ? null : Buffer.concat(journal),
     ageMs: now - record.createdAt,
     leaseRemainingMs: record.state === "running" ? leaseUntil - now : null,
