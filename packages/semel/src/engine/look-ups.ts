@@ -6,33 +6,37 @@ import type { Clock } from "../clock.ts";
 import { pause } from "../retry.ts";
 import type { RecordId, StoredRecord } from "../store.ts";
 
-/** Less than a transaction takes, so that nothing is later for it. */
-const TOGETHER_MS = 2;
+/** Whose answer is there already waits no longer than this for others. */
+const TOGETHER_MS = 20;
 
 export class LookUps {
   readonly #clock: Clock;
   readonly #read: (id: RecordId) => Promise<StoredRecord | undefined>;
-  readonly #isCrowded: () => boolean;
+  readonly #crowd: () => Promise<void> | undefined;
   #together: Promise<void> | undefined;
 
-  /** @param isCrowded whether there is enough to do without those who look now */
+  /** @param crowd while there is enough to do without those who look now: resolves when there is not */
   constructor(
     clock: Clock,
     read: (id: RecordId) => Promise<StoredRecord | undefined>,
-    isCrowded: () => boolean,
+    crowd: () => Promise<void> | undefined,
   ) {
     this.#clock = clock;
     this.#read = read;
-    this.#isCrowded = isCrowded;
+    this.#crowd = crowd;
   }
 
   async look(id: RecordId): Promise<StoredRecord | undefined> {
-    if (this.#isCrowded()) {
-      this.#together ??= pause(this.#clock, TOGETHER_MS).then(() => {
-        this.#together = undefined;
-      });
-      await this.#together;
-    }
+    if (this.#together === undefined) this.#gather();
+    await this.#together;
     return this.#read(id);
+  }
+
+  #gather(): void {
+    const crowd = this.#crowd();
+    if (crowd === undefined) return;
+    this.#together = pause(this.#clock, TOGETHER_MS, undefined, crowd).then(() => {
+      this.#together = undefined;
+    });
   }
 }

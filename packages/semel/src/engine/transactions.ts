@@ -105,7 +105,7 @@ export class Transactions {
     this.#lookUps = new LookUps(
       host.clock,
       (id) => admissions.read(id),
-      () => this.#slots?.isCrowded ?? false,
+      () => this.#slots?.crowd,
     );
   }
 

@@ -21,7 +21,7 @@ function stage(max: number) {
     turn.push(id);
     return undefined;
   };
-  const lookUps = new LookUps(clock, read, () => slots.isCrowded);
+  const lookUps = new LookUps(clock, read, () => slots.crowd);
   return { clock, slots, reads, lookUps };
 }
 
@@ -41,18 +41,33 @@ test("ST-12: looks together while twice as many wait as may run, and never for l
   const gate = deferred();
   const running = Array.from({ length: 6 }, () => slots.run(() => gate.promise));
   const looked = ["a", "b"].map((id) => lookUps.look(id));
-  await clock.advance(1);
+  await clock.advance(19);
   looked.push(lookUps.look("c"));
   expect(reads).toEqual([]);
   await clock.advance(1);
   await Promise.all(looked);
   expect(reads).toEqual([["a", "b", "c"]]);
   const next = lookUps.look("d");
-  await clock.advance(2);
+  await clock.advance(20);
   await next;
   expect(reads).toEqual([["a", "b", "c"], ["d"]]);
   gate.resolve();
   await Promise.all(running);
   await lookUps.look("e");
   expect(reads.flat()).toEqual(["a", "b", "c", "d", "e"]);
+});
+
+test("ST-12: looks as soon as fewer wait, before there is nothing left to do", async () => {
+  const { clock, slots, reads, lookUps } = stage(2);
+  const gates = Array.from({ length: 6 }, () => deferred());
+  const running = gates.map((gate) => slots.run(() => gate.promise));
+  const looked = ["a", "b"].map((id) => lookUps.look(id));
+  await clock.advance(1);
+  expect(reads).toEqual([]);
+  gates[0]!.resolve();
+  await Promise.all(looked);
+  expect(reads).toEqual([["a", "b"]]);
+  expect(clock.pending, "no timer is left").toBe(0);
+  for (const gate of gates) gate.resolve();
+  await Promise.all(running);
 });
