@@ -41,25 +41,26 @@ const FORWARDED = new Set([
   "x-real-ip",
 ]);
 
+const NONE: readonly string[] = [];
+
 /** Every field line of a name in lower case; `headers` would join them, or keep the first. */
-export function fieldLines(rawHeaders: readonly string[], name: string): string[] {
-  const lines: string[] = [];
+export function fieldLines(rawHeaders: readonly string[], name: string): readonly string[] {
+  let lines: string[] | undefined;
   for (let i = 0; i + 1 < rawHeaders.length; i += 2) {
     const field = rawHeaders[i]!;
-    if (field.length === name.length && field.toLowerCase() === name)
-      lines.push(rawHeaders[i + 1]!);
+    if (field.length !== name.length || field.toLowerCase() !== name) continue;
+    if (lines === undefined) lines = [rawHeaders[i + 1]!];
+    else lines.push(rawHeaders[i + 1]!);
   }
-  return lines;
+  return lines ?? NONE;
 }
 
 /** The tokens of `Connection`, in lower case. */
-export function connectionTokens(rawHeaders: readonly string[]): string[] {
-  return fieldLines(rawHeaders, "connection")
-    .flatMap((line) => line.split(","))
-    .map((token) => token.trim().toLowerCase());
+export function connectionTokens(rawHeaders: readonly string[]): readonly string[] {
+  const lines = fieldLines(rawHeaders, "connection");
+  if (lines.length === 0) return NONE;
+  return lines.flatMap((line) => line.split(",")).map((token) => token.trim().toLowerCase());
 }
-
-const NONE: readonly string[] = [];
 
 /** How a request's headers are made. */
 export interface RequestHeading {

@@ -45,6 +45,8 @@ interface ServedRoute {
 export class Routes {
   readonly options: GatewayOptions;
   readonly upstream: Upstream;
+  /** The longest silence of the upstream that a route allows. */
+  readonly silenceMsMax: number;
   readonly #surroundings: Surroundings;
   readonly #callers: Callers;
   readonly #routes: readonly ServedRoute[];
@@ -59,16 +61,13 @@ export class Routes {
     this.upstream = new Upstream(options.upstream);
     this.#routes = options.routes.map((route) => this.#served(route, route));
     this.#last = this.#served(options.defaults, { paths: [], ignoresKeys: false });
+    const all = [...this.#routes, this.#last];
+    this.silenceMsMax = Math.max(...all.map(({ passage }) => passage.silenceMs));
   }
 
   /** How requests pass that no route is for. */
   get passage(): Passage {
     return this.#last.passage;
-  }
-
-  /** The longest silence of the upstream that a route allows. */
-  get silenceMsMax(): number {
-    return Math.max(...[...this.#routes, this.#last].map(({ passage }) => passage.silenceMs));
   }
 
   /** Whether it is not known yet that the request will be refused for its body's length. */
