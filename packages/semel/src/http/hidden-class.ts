@@ -13,7 +13,8 @@ export function shareInlineCaches(message: IncomingMessage, response: ServerResp
 
 /** @param name what Express set to have them know each other */
 function putAnew(object: object, name: "req" | "res"): void {
-  if (!Object.hasOwn(object, name)) return;
-  const value: unknown = Reflect.get(object, name);
-  if (Reflect.deleteProperty(object, name)) Reflect.set(object, name, value);
+  const property = Object.getOwnPropertyDescriptor(object, name);
+  if (!property?.configurable) return;
+  Reflect.deleteProperty(object, name);
+  Object.defineProperty(object, name, property);
 }
