@@ -100,7 +100,8 @@ export class Stage {
   /** What was done to the world, in order. */
   effects(): string[] {
     const file = join(this.#folder, "effects");
-    return existsSync(file) ? readFileSync(file, "utf8").trimEnd().split("\n") : [];
+    // Whole lines: the file is there before what is written to it.
+    return existsSync(file) ? readFileSync(file, "utf8").split("\n").slice(0, -1) : [];
   }
 
   async untilEffects(count: number): Promise<void> {
