@@ -64,6 +64,11 @@ describe("the canonical form (RFC 8785)", () => {
     );
   });
 
+  test("has holes as JSON has them: what has one more is another payload", () => {
+    // biome-ignore lint/suspicious/noSparseArray: that is what is tested
+    expect([[,], [, 1], [1, ,]].map(canonicalForm)).toEqual(["[null]", "[null,1]", "[1,null]"]);
+  });
+
   test("is that of RFC 8785 for JSON, but for names that would look like a tag", () => {
     expect(canonicalForm({ b: [1e21, -0, "\u20ac"], a: { $ref: "#" } })).toBe(
       '{"a":{"$ref":"#"},"b":[1e+21,0,"\u20ac"]}',
