@@ -10,5 +10,5 @@ export async function dropAll(pool, prefix) {
   const tables = await pool.query("SELECT tablename FROM pg_tables WHERE tablename LIKE $1", like);
   for (const { tablename } of tables.rows) await pool.query(`DROP TABLE "${tablename}"`);
   const functions = await pool.query("SELECT proname FROM pg_proc WHERE proname LIKE $1", like);
-  for (const { proname } of functions.rows) await pool.query(`DROP FUNCTION "${proname}"`);
+  for (const { proname } of functions.rows) await pool.query(`DROP ROUTINE "${proname}"`);
 }

@@ -457,12 +457,11 @@ export class Admissions {
     }
   }
 
-  /** A claim for this request, by a fresh owner. */
-  claim(request: OperationRequest): Claim {
+  /** A claim for this request. @param owner @default a fresh one */
+  claim(request: OperationRequest, owner = this.#host.nonce()): Claim {
     const { id, scope, key, fingerprint, policy, sentAt } = request;
     const { leaseMs, onCrash, attemptsMax, lapsedRetentionMs, heldRetentionMs, lateAfterMs } =
       policy;
-    const owner = this.#host.nonce();
     const claim: Claim = {
       id,
       scope,

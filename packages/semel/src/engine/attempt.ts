@@ -90,6 +90,15 @@ interface Found {
   readAt: number;
 }
 
+/** What a handler has in a transaction; made when first asked for, as most never do. */
+interface InTransaction {
+  readonly executor: SqlExecutor;
+  step: Step | undefined;
+  effects: TransactionEffects | undefined;
+  /** The handler has returned. */
+  isOver: boolean;
+}
+
 /** Reasons are shown to administrators; stores keep them in a column. */
 const REASON_LENGTH_MAX = 1_000;
 
@@ -111,7 +120,7 @@ export class Attempt implements Operation, Leased {
   #steps: Steps | undefined;
   #effects: Effects | undefined;
   /** Where the handler runs in a transaction. */
-  #transaction: { step: Step; effects: TransactionEffects } | undefined;
+  #transaction: InTransaction | undefined;
   #found: Promise<Found> | undefined;
   #failure: Error | undefined;
   #heldBecause: string | undefined;
@@ -141,13 +150,20 @@ export class Attempt implements Operation, Leased {
   }
 
   get step(): Step {
-    if (this.#transaction) return this.#transaction.step;
+    const transaction = this.#transaction;
+    if (transaction) {
+      transaction.step ??= stepsOfTransaction(this);
+      return transaction.step;
+    }
     this.#steps ??= new Steps(this.#host, this);
     return this.#steps.step;
   }
 
   get effect(): RecordEffect {
-    return this.#transaction?.effects.record ?? this.effects.record;
+    const transaction = this.#transaction;
+    if (transaction === undefined) return this.effects.record;
+    transaction.effects ??= this.#effectsIn(transaction);
+    return transaction.effects.record;
   }
 
   get effects(): Effects {
@@ -157,20 +173,34 @@ export class Attempt implements Operation, Leased {
 
   /** The handler runs, perhaps once more, in a transaction. */
   enterTransaction(executor: SqlExecutor): void {
-    this.#transaction?.effects.rolledBack();
-    // All of it is kept or nothing is, so that no other attempt has to find the same effects.
-    const effects = this.effects.within(executor, async () => this.token.owner);
-    this.#transaction = { step: stepsOfTransaction(this), effects };
+    this.#transaction?.effects?.rolledBack();
+    this.#transaction = { executor, step: undefined, effects: undefined, isOver: false };
   }
 
-  /** The handler has returned, and its transaction is to commit. @throws what stands against that */
-  async concludeTransaction(): Promise<void> {
-    await this.#transaction?.effects.conclude();
+  #effectsIn({ executor, isOver }: InTransaction): TransactionEffects {
+    // All of it is kept or nothing is, so that no other attempt has to find the same effects.
+    const effects = this.effects.within(executor, async () => this.token.owner);
+    // None may be recorded any more.
+    if (isOver) void effects.conclude();
+    return effects;
+  }
+
+  /**
+   * The handler has returned, and its transaction is to commit.
+   *
+   * @returns `undefined` when it has no effects: there is nothing to wait for
+   * @throws what stands against the commit
+   */
+  concludeTransaction(): Promise<void> | undefined {
+    const transaction = this.#transaction;
+    if (transaction === undefined) return undefined;
+    transaction.isOver = true;
+    return transaction.effects?.conclude();
   }
 
   /** The transaction has committed. */
   committed(): void {
-    this.#transaction?.effects.committed();
+    this.#transaction?.effects?.committed();
   }
 
   hold(reason: string): void {

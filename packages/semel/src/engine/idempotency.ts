@@ -107,6 +107,8 @@ export class Idempotency<Transaction = unknown> {
   readonly #administration: Administration;
   readonly #names: Names;
   readonly #policy: Policy;
+  /** The same in transactions. */
+  readonly #rerunPolicy: Policy;
   readonly #codec: Codec;
   readonly #encode = (value: unknown): StoredResult => encoded(this.#codec, value);
   /** The result of what makes no value, once it was needed. */
@@ -129,6 +131,7 @@ export class Idempotency<Transaction = unknown> {
     this.#store = store;
     this.#names = names;
     this.#policy = policy;
+    this.#rerunPolicy = policyOf(RERUN, policy);
     this.#codec = codec;
     this.#clock = clock;
     this.#sweeper = sweeper;
@@ -244,7 +247,7 @@ export class Idempotency<Transaction = unknown> {
     this.#sweeper.start();
     const { signal } = request;
     const work = this.#transactions.run(
-      this.#requested(request, "transaction()", handler, RERUN),
+      this.#requestedInTransaction(request, "transaction()", handler),
       handler,
     );
     return signal ? untilAborted(work, signal) : work;
@@ -264,7 +267,7 @@ export class Idempotency<Transaction = unknown> {
   ): Promise<Outcome<Value>> {
     this.#sweeper.start();
     assertMethods(executor, "executor", ["query"]);
-    const asked = this.#requested(request, "within()", handler, RERUN);
+    const asked = this.#requestedInTransaction(request, "within()", handler);
     return this.#transactions.within(executor, asked, handler);
   }
 
@@ -403,13 +406,23 @@ export class Idempotency<Transaction = unknown> {
     request: RunRequest<Payload, Value>,
     where: string,
     handler: unknown,
-    forced?: OperationOptions,
+    base = this.#policy,
   ): OperationRequest {
     assertRunRequest(request, where, handler);
     const { key, scope = "", payload, signal, firstSentAt } = request;
-    const policy = policyOf(forced ? { ...request, ...forced } : request, this.#policy);
+    const policy = policyOf(request, base);
     const fingerprint = fingerprinter(request.fingerprint)(payload);
     return this.request({ key, scope, fingerprint, policy, firstSentAt, signal });
+  }
+
+  /** {@link #requested}, whatever it says of crashes. */
+  #requestedInTransaction<Payload, Value>(
+    request: RunRequest<Payload, Value>,
+    where: string,
+    handler: unknown,
+  ): OperationRequest {
+    const asked = request?.onCrash === undefined ? request : { ...request, ...RERUN };
+    return this.#requested(asked, where, handler, this.#rerunPolicy);
   }
 
   /** Checks and completes what an adapter says about a request. @internal */

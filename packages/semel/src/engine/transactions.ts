@@ -419,16 +419,14 @@ export class Transactions {
     const attempt = (record?.attempt ?? 0) + 1;
     const fingerprint = record?.fingerprint || request.fingerprint;
     const token = { id: request.id, attempt, owner: this.#host.nonce() };
-    return {
-      kind: "run",
-      attempt: new Attempt(this.#host, { ...request, fingerprint }, token),
-      probe: false,
-    };
+    const operation = fingerprint === request.fingerprint ? request : { ...request, fingerprint };
+    return { kind: "run", attempt: new Attempt(this.#host, operation, token), probe: false };
   }
 
   #claimOf(request: OperationRequest, attempt: Attempt): Claim {
-    const { owner } = attempt.token;
-    return { ...this.#admissions.claim(request), owner, fingerprint: attempt.fingerprint };
+    const claim = this.#admissions.claim(request, attempt.token.owner);
+    claim.fingerprint = attempt.fingerprint;
+    return claim;
   }
 
   /** Nothing of it was kept where there is no result: everything was rolled back. */

@@ -2,6 +2,7 @@
 // at all, whatever becomes of the commit's answer; and tombstones that a late writer finds.
 
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
+import type { Operation } from "../../src/engine/attempt.ts";
 import type { Effect } from "../../src/engine/effects/relay.ts";
 import { Idempotency, type IdempotencyOptions } from "../../src/engine/idempotency.ts";
 import { deferred, failure } from "./fixture.ts";
@@ -98,6 +99,19 @@ describe.each(backends)("$name", (backend) => {
     });
     expect(await failure(failed)).toMatchObject({ code: "not-serializable" });
     expect(await stage.skus()).toEqual(["lamp"]);
+  });
+
+  test("EN-8: after the end of its transaction it is refused, and nothing is kept", async () => {
+    let late: Operation | undefined;
+    await engine().transaction(named, async (transaction, operation) => {
+      late = operation;
+      await client.insert(transaction, "lamp");
+    });
+    expect(await failure(late!.effect("mail", 1))).toMatchObject({
+      code: "effect-invalid",
+      message: expect.stringContaining("or of its transaction"),
+    });
+    expect(await delivered()).toEqual([]);
   });
 
   test("EN-8: a process that is faster leaves one effect", async () => {

@@ -39,7 +39,7 @@ describe("PF-1: statements of transaction()", () => {
       client.query(`INSERT INTO ${table}_orders VALUES ('a')`);
     await costs(new Idempotency({ store, sweep: false }), sent, insert, {
       // The last one has the COMMIT behind it.
-      first: ["SELECT", "BEGIN", "INSERT", "SELECT"],
+      first: ["SELECT", "BEGIN", "INSERT", "CALL"],
     });
     await pool.end();
     await stage.close();

@@ -126,7 +126,7 @@ export class Fixture {
 
   async dropFunctions(): Promise<void> {
     const functions = await this.functions();
-    if (functions.length > 0) await this.admin.query(`DROP FUNCTION ${functions.join()}`);
+    if (functions.length > 0) await this.admin.query(`DROP ROUTINE ${functions.join()}`);
   }
 
   async close(): Promise<void> {

@@ -93,7 +93,7 @@ describe.skipIf(missing)(`postgresStore and its functions${missing}`, () => {
   it("makes them again when it migrates, and gives nobody else's away", async () => {
     const store = await fixture.store();
     const made = await fixture.functions();
-    expect(made).toHaveLength(5);
+    expect(made).toHaveLength(7);
     await fixture.dropFunctions();
     await store.migrate();
     expect(await fixture.functions()).toEqual(made);
@@ -118,7 +118,7 @@ describe.skipIf(missing)(`postgresStore and its functions${missing}`, () => {
     await admin.query(`CREATE ROLE ${role}; GRANT ALL ON ${records}, ${schema} TO ${role}`);
     try {
       for (const name of await fixture.functions()) {
-        await admin.query(`REVOKE EXECUTE ON FUNCTION ${name} FROM PUBLIC`);
+        await admin.query(`REVOKE EXECUTE ON ROUTINE ${name} FROM PUBLIC`);
       }
       await live(postgresStore(fixture.pool({ options: `-c role=${role}` }), { table }));
     } finally {

@@ -27,7 +27,7 @@ export interface PostgresFunctions {
   readonly areThere: string;
   /** The statements that call them, with the parameters of `beginMany`, `settleMany` and `complete`. */
   readonly calls: Readonly<Record<Called, string>>;
-  /** Calls `complete` with literals, and fails with {@link STALE} where that writes nothing. */
+  /** Completes, given literals, and fails with {@link STALE} where that writes nothing. */
   completeOrFail(literals: readonly string[]): string;
 }
 
@@ -49,34 +49,41 @@ export function postgresFunctions(table = "semel", schema?: string): string {
 export function functionsFor(tables: PostgresTables, notifies: boolean): PostgresFunctions {
   const functions = (announcing: boolean) => {
     const sql = statementsFor(tables, announcing);
-    const completing = [...COMPLETE_PARAMETERS, "boolean"];
     return {
-      settle: functionOf(tables, "settle", SETTLE_PARAMETERS, {
+      settle: routineOf(tables, "settle", SETTLE_PARAMETERS, {
         returns: "TABLE (id uuid)",
         statements: settlingWith(sql, announcing),
       }),
-      complete: functionOf(tables, "end", completing, {
+      complete: routineOf(tables, "end", COMPLETE_PARAMETERS, {
         returns: "boolean",
-        statements: completingWith(sql, announcing),
+        statements: completingWith(sql, announcing, "RETURN false;", "RETURN true;"),
+      }),
+      // A procedure, because a call of one has no row to describe and to read.
+      completeOrFail: routineOf(tables, "finish", COMPLETE_PARAMETERS, {
+        statements: completingWith(
+          sql,
+          announcing,
+          `RAISE 'The operation has another record by now' USING ERRCODE = '${STALE}';`,
+        ),
       }),
     };
   };
-  const begin = functionOf(tables, "begin", BEGIN_PARAMETERS, {
+  const begin = routineOf(tables, "begin", BEGIN_PARAMETERS, {
     returns: `TABLE (${BEGIN_COLUMNS})`,
     statements: beginningWith(statementsFor(tables, notifies)),
   });
   const [quiet, announcing] = [functions(false), functions(true)];
   const all = [begin, ...Object.values(quiet), ...Object.values(announcing)];
-  const { settle, complete } = notifies ? announcing : quiet;
+  const { settle, complete, completeOrFail } = notifies ? announcing : quiet;
   return {
     create: all.map((one) => one.create).join("\n"),
     areThere: all.map((one) => one.isThere).join(" AND "),
     calls: {
       begin: `SELECT * FROM ${begin.of(typed(BEGIN_PARAMETERS))}`,
       settle: `SELECT * FROM ${settle.of(typed(SETTLE_PARAMETERS))}`,
-      complete: `SELECT 1 WHERE ${complete.of([...typed(COMPLETE_PARAMETERS), "false"])}`,
+      complete: `SELECT 1 WHERE ${complete.of(typed(COMPLETE_PARAMETERS))}`,
     },
-    completeOrFail: (literals) => `SELECT ${complete.of([...literals, "true"])}`,
+    completeOrFail: (literals) => `CALL ${completeOrFail.of(literals)}`,
   };
 }
 
@@ -114,23 +121,24 @@ function settlingWith({ settleCalled, announce }: PostgresStatements, announces:
 }
 
 /**
- * Most operations are new, and need no more than the first statement. The last parameter is whether it
- * fails where it writes nothing.
+ * Most operations are new, and need no more than the first statement.
+ *
+ * @param otherwise what it does where it writes nothing
+ * @param then what it does last
  */
 function completingWith(
   { completeNew, completeCalled, announce }: PostgresStatements,
   announces: boolean,
+  otherwise: string,
+  then = "",
 ): string {
   return `${settingsOf(undefined)}
   ${completeNew};
   GET DIAGNOSTICS answered = ROW_COUNT;
   IF answered = 0 THEN ${completeCalled}; END IF;
-  IF answered = 0 THEN
-    IF NOT $${COMPLETE_PARAMETERS.length + 1} THEN RETURN false; END IF;
-    RAISE 'The operation has another record by now' USING ERRCODE = '${STALE}';
-  END IF;
+  IF answered = 0 THEN ${otherwise} END IF;
   ${announces ? `${announce("ARRAY[$1]")};` : ""}
-  RETURN true;`;
+  ${then}`;
 }
 
 /**
@@ -138,11 +146,11 @@ function completingWith(
  * not, each find their own. One plan serves every batch, also one that was made while the table was
  * small: it may read the table by its key only.
  */
-function functionOf(
+function routineOf(
   tables: PostgresTables,
   name: string,
   parameters: readonly string[],
-  { returns, statements }: { returns: string; statements: string },
+  { returns, statements }: { returns?: string; statements: string },
 ) {
   const body = `LANGUAGE plpgsql
   SET plan_cache_mode TO force_generic_plan
@@ -157,11 +165,11 @@ DECLARE
 BEGIN
   ${statements}
 END $semel$;`;
-  const signature = `(${parameters.join()}) RETURNS ${returns}`;
+  const signature = `(${parameters.join()})${returns ? ` RETURNS ${returns}` : ""}`;
   const digest = createHash("sha256").update(signature).update(body).digest("hex").slice(0, 6);
   const identifier = tables.named(`${name}_${digest}`);
   return {
-    create: `CREATE OR REPLACE FUNCTION ${identifier} ${signature} ${body}`,
+    create: `CREATE OR REPLACE ${returns ? "FUNCTION" : "PROCEDURE"} ${identifier} ${signature} ${body}`,
     isThere: `coalesce(has_function_privilege(to_regproc('${identifier.replaceAll("'", "''")}'), 'EXECUTE'), false)`,
     of: (given: readonly string[]) => `${identifier}(${given})`,
   };

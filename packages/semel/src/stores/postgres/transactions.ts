@@ -26,7 +26,7 @@ import type { PostgresStatements } from "./statements.ts";
 export function transactionsOf(
   client: PostgresClient,
   sql: PostgresStatements & { readonly enqueue: string },
-  database: Pick<PostgresDatabase, "checkOn" | "functions" | "forgetFunctions">,
+  database: Pick<PostgresDatabase, "isReady" | "checkOn" | "functions" | "forgetFunctions">,
   connectionsMax: number,
 ): StoreTransactions {
   /** What the caller may see as a conflict stays what it is, so that its own retry knows it. */
@@ -72,7 +72,7 @@ export function transactionsOf(
     complete,
 
     async completeAndCommit(executor: TransactionExecutor, claim, result, retentionMs) {
-      await database.checkOn(executor);
+      if (!database.isReady) await database.checkOn(executor);
       const literals = completeLiterals(claim, result, retentionMs);
       const statement = literals && database.functions?.completeOrFail(literals);
       if (statement === undefined || executor.commitWith === undefined) {
