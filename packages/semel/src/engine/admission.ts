@@ -420,7 +420,7 @@ export class Admissions {
         }
         case "done": {
           const expiresInMs = Math.max(0, answer.expiresInMs - (now - askedAt));
-          return this.refused(request, { ...answer, expiresInMs }, request.fingerprint);
+          return this.#replayOf(request, answer, expiresInMs, request.fingerprint);
         }
         case "mismatch": {
           const { fingerprint } = answer;
@@ -442,18 +442,34 @@ export class Admissions {
     fingerprint: string,
   ): Promise<Admission> {
     switch (answer.kind) {
-      case "done": {
-        const result = await open(answer.result, this.#host.maxResultBytes);
-        if (!isUsable(result, request)) return { kind: "mismatch" };
-        this.#remember(request.id, fingerprint, answer.attempt, result, answer.expiresInMs);
-        return { kind: "replay", attempt: answer.attempt, result, expiresInMs: answer.expiresInMs };
-      }
+      case "done":
+        return this.#replayOf(request, answer, answer.expiresInMs, fingerprint);
       case "busy":
         return { kind: "busy", retryAfterMs: answer.leaseRemainingMs };
       case "held":
         return { kind: "held", reason: answer.reason };
       default:
         return { kind: answer.kind };
+    }
+  }
+
+  #replayOf(
+    request: OperationRequest,
+    { attempt, result }: { attempt: number; result: Uint8Array },
+    expiresInMs: number,
+    fingerprint: string,
+  ): Admission | Promise<Admission> {
+    const replay = (result: StoredResult): Admission => {
+      if (!isUsable(result, request)) return MISMATCH;
+      this.#remember(request.id, fingerprint, attempt, result, expiresInMs);
+      return { kind: "replay", attempt, result, expiresInMs };
+    };
+    try {
+      const opened = open(result, this.#host.maxResultBytes);
+      return opened instanceof Promise ? opened.then(replay) : replay(opened);
+    } catch (error) {
+      // Of one among many, the others must not hear of it.
+      return Promise.reject(error);
     }
   }
 

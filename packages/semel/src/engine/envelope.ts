@@ -69,12 +69,15 @@ async function compressed(flags: number, bytes: Uint8Array): Promise<Uint8Array>
 }
 
 /**
- * Takes a result out of its envelope.
+ * Takes a result out of its envelope; one that is not compressed at once.
  *
  * @param resultBytesMax the bound of this process for results, where it may be a large one
  * @throws {RecordUnreadable} when it is damaged, or was written by a newer version
  */
-export async function open(envelope: Uint8Array, resultBytesMax = 0): Promise<StoredResult> {
+export function open(
+  envelope: Uint8Array,
+  resultBytesMax = 0,
+): StoredResult | Promise<StoredResult> {
   const [format, head] = envelope;
   if (format === undefined || head === undefined) {
     throw new RecordUnreadable("A stored result is empty: the record is damaged");
@@ -88,9 +91,10 @@ export async function open(envelope: Uint8Array, resultBytesMax = 0): Promise<St
   if (kind === undefined || (head & ~(0x0f | OMITTED | COMPRESSED)) !== 0) {
     throw new RecordUnreadable(`A stored result is of an unknown kind (0x${head.toString(16)})`);
   }
-  const body = envelope.subarray(HEAD_BYTES);
-  const bytes = (head & COMPRESSED) === 0 ? body : await inflated(body, resultBytesMax);
-  return { kind, omitted: (head & OMITTED) !== 0, bytes };
+  const omitted = (head & OMITTED) !== 0;
+  const bytes = envelope.subarray(HEAD_BYTES);
+  if ((head & COMPRESSED) === 0) return { kind, omitted, bytes };
+  return inflated(bytes, resultBytesMax).then((bytes) => ({ kind, omitted, bytes }));
 }
 
 async function inflated(body: Uint8Array, resultBytesMax: number): Promise<Uint8Array> {

@@ -21,7 +21,7 @@ import { assertSendableReason, isBeyondAscii } from "../http/node-headers.ts";
 import { answerInTransaction } from "../http/node-transactional.ts";
 import { operationOf as operationOfMessage, setOperation } from "../http/operation-of.ts";
 import type { HttpOptions } from "../http/options.ts";
-import type { HttpResponse } from "../http/response.ts";
+import { eachField, type HttpResponse } from "../http/response.ts";
 import { transactionalLayer } from "../http/transactional.ts";
 import { turnEnd } from "../http/turn.ts";
 import { assertMethods, assertOneOf } from "../options.ts";
@@ -425,8 +425,9 @@ async function settle(
   run.isSettling = true;
   setMethods(raw, run.original);
   const status = raw.statusCode;
-  const body = typeof payload === "string" ? Buffer.from(payload) : (payload ?? NOTHING);
-  const isKept = body.byteLength <= exchange.resultBytesMax;
+  const body = payload ?? NOTHING;
+  const bytes = typeof body === "string" ? Buffer.byteLength(body) : body.byteLength;
+  const isKept = bytes <= exchange.resultBytesMax;
   const answer = await exchange.respond({ status, headers, body }, isKept);
   await turnEnd();
   raw[PENDING] = undefined;
@@ -439,7 +440,7 @@ async function settle(
     resetHeaders(reply, fields);
   }
   for (const [name, value] of answer.headers) reply.header(name, value);
-  return isBeyondAscii(headers) ? body : payload;
+  return typeof payload === "string" && isBeyondAscii(headers) ? Buffer.from(payload) : payload;
 }
 
 /** @throws {TypeError} as Node does when it writes them */
@@ -469,13 +470,9 @@ function resetHeaders(reply: Reply, fields: Fields): void {
 /** Makes a reply the given response; headers that the application's own hooks set stay. */
 function put(reply: Reply, { status, headers, body }: HttpResponse): Buffer | null {
   reply.raw.statusCode = status;
-  const fields: Record<string, string | string[]> = Object.create(null);
-  for (const [name, value] of headers) {
-    const earlier = fields[name];
-    fields[name] = earlier === undefined ? value : [earlier, value].flat();
-  }
-  for (const name in fields) reply.header(name, fields[name]);
+  eachField(headers, (name, value) => reply.header(name, value));
   if (body.byteLength === 0) return null;
+  if (body instanceof Buffer) return body;
   return Buffer.from(body.buffer, body.byteOffset, body.byteLength);
 }
 

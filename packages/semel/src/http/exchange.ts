@@ -28,6 +28,7 @@ import { keyFromHeader } from "./key-header.ts";
 import { type HttpOptions, type HttpPolicy, httpPolicy } from "./options.ts";
 import { type ProblemOptions, problemResponse } from "./problem.ts";
 import {
+  eachField,
   type HttpResponse,
   httpResult,
   isStoredByDefault,
@@ -202,7 +203,7 @@ export class HttpLayer<Request> {
     }
     const { status, headers, cors, body } = responseOf(result);
     const allowed = this.policy.replaysCors ? cors : [];
-    return { status, headers: [...headers, ...allowed, ...REPLAYED, expires], body };
+    return { status, headers: headers.concat(allowed, REPLAYED, [expires]), body };
   }
 
   /** Whether a response becomes the result of its operation (HTTP-12). */
@@ -210,10 +211,9 @@ export class HttpLayer<Request> {
     const { shouldStore } = this.policy;
     if (shouldStore === undefined) return isStoredByDefault(status);
     const fields: Record<string, string | string[]> = Object.create(null);
-    for (const [name, value] of headers) {
-      const earlier = fields[name];
-      fields[name] = earlier === undefined ? value : [earlier, value].flat();
-    }
+    eachField(headers, (name, value) => {
+      fields[name] = value;
+    });
     try {
       return shouldStore({ status, headers: fields });
     } catch (error) {

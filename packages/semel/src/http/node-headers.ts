@@ -3,7 +3,7 @@
 import { type ServerResponse, validateHeaderValue } from "node:http";
 import { exposedHeaders } from "./cors.ts";
 import { isHttp2 } from "./node-body.ts";
-import type { HttpResponse } from "./response.ts";
+import { eachField, type HttpResponse } from "./response.ts";
 
 /** What says something about one body (RFC 9110 §8, RFC 9530), unlike `Content-Security-Policy`. */
 const OF_A_BODY = new Set([
@@ -87,12 +87,7 @@ export function sendResponse(
   }
   response.statusCode = status;
   setReason(response, "");
-  const seen = new Set<string>();
-  for (const [name, value] of headers) {
-    if (seen.has(name)) response.appendHeader(name, value);
-    else response.setHeader(name, value);
-    seen.add(name);
-  }
+  eachField(headers, (name, value) => response.setHeader(name, value));
   addHeaders(response, []);
   response.end(body);
 }

@@ -16,6 +16,25 @@ export interface HttpResponse {
   body: Uint8Array;
 }
 
+/** Calls back for every name, in their order: with its value, or with all that it has. */
+export function eachField(
+  headers: HttpResponse["headers"],
+  call: (name: string, value: string | string[]) => void,
+): void {
+  for (let at = 0; at < headers.length; at++) {
+    const [name, value] = headers[at]!;
+    let [isFirst, isOnly] = [true, true];
+    // There are few: to look through them takes less than to note what was seen.
+    for (let other = 0; other < headers.length; other++) {
+      if (other === at || headers[other]![0] !== name) continue;
+      isOnly = false;
+      if (other < at) isFirst = false;
+    }
+    if (!isFirst) continue;
+    call(name, isOnly ? value : headers.filter(([one]) => one === name).map(([, one]) => one));
+  }
+}
+
 /** Answers that say nothing lasting about the request (HTTP-12). */
 const PASSING_4XX = new Set([401, 403, 408, 409, 421, 423, 425, 429]);
 
@@ -270,19 +289,35 @@ export function responseOf(result: Decoded): KeptResponse {
 
 function decode(bytes: Uint8Array): KeptResponse {
   try {
-    const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    const bodyAt = 4 + buffer.readUInt32BE();
-    const [status, ...fields] = JSON.parse(buffer.toString("utf8", 4, bodyAt));
-    if (!isFinalStatus(status) || bodyAt > buffer.length) throw new Error("bad head");
-    const kept = fieldsOf(fields);
-    const headers = kept.filter(([name]) => !isCors(name));
-    const cors = kept.length === headers.length ? [] : kept.filter(([name]) => isCors(name));
+    const buffer =
+      bytes instanceof Buffer
+        ? bytes
+        : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    const bodyAt = LENGTH_BYTES + buffer.readUInt32BE();
+    if (bodyAt > buffer.length) throw new Error("bad head");
+    const { status, headers, cors } = headIn(buffer.toString("utf8", LENGTH_BYTES, bodyAt));
     return { status, headers, body: buffer.subarray(bodyAt), cors };
   } catch (cause) {
     throw new RecordUnreadable("A stored response cannot be decoded: the record is damaged", {
       cause,
     });
   }
+}
+
+type Head = Omit<KeptResponse, "body">;
+
+/** As with {@link lastHead}, most have the head of the one before. */
+let lastRead: { text: string; head: Head } | undefined;
+
+function headIn(text: string): Head {
+  if (lastRead?.text === text) return lastRead.head;
+  const [status, ...fields] = JSON.parse(text);
+  if (!isFinalStatus(status)) throw new Error("bad head");
+  const kept = fieldsOf(fields);
+  const headers = kept.filter(([name]) => !isCors(name));
+  const cors = kept.length === headers.length ? [] : kept.filter(([name]) => isCors(name));
+  lastRead = { text, head: { status, headers, cors } };
+  return lastRead.head;
 }
 
 function fieldsOf(head: readonly unknown[]): HttpResponse["headers"] {

@@ -9,6 +9,7 @@
 
 import { RecordUnreadable } from "../../errors.ts";
 import type {
+  BeginAnswer,
   Claim,
   CrashPolicy,
   Ending,
@@ -398,7 +399,7 @@ export function unpackDone(
   bytes: Buffer,
   now: number,
   fingerprint: string,
-): { attempt: number; result: Uint8Array; expiresInMs: number } | undefined {
+): Extract<BeginAnswer, { kind: "done" }> | undefined {
   if (bytes.byteLength < NAMES_AT || bytes[0] !== RECORD_FORMAT) return undefined;
   if (bytes[21] !== STATE_CODES.completed) return undefined;
   const scopeAt = NAMES_AT + bytes[43]!;
@@ -406,6 +407,7 @@ export function unpackDone(
   if (bytes.byteLength < tailAt) return undefined;
   if (bytes.toString("latin1", NAMES_AT, scopeAt) !== fingerprint) return undefined;
   return {
+    kind: "done",
     attempt: bytes.readUInt32BE(1),
     result: copyOf(bytes, tailAt),
     expiresInMs: bytes.readUIntBE(28, 6) - now,

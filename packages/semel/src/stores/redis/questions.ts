@@ -153,7 +153,7 @@ function beginAnswer(claim: Claim, value: ScriptValue, reply: ScriptReply): Begi
     });
   }
   const done = unpackDone(value as Buffer, reply.now, claim.fingerprint);
-  if (done) return { kind: "done", ...done };
+  if (done) return done;
   const record = recordIn(claim.id, value, reply.now);
   const { state, attempt, fingerprint } = record;
   const isBlankTombstone = state === "void" && fingerprint === "";
