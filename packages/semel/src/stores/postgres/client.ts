@@ -6,6 +6,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { StoreUnavailable } from "../../errors.ts";
 import { assertMethods } from "../../options.ts";
 import type { SqlExecutor, SqlResult, SqlValue } from "../../store.ts";
+import { endedByHandler, isAborted, nothingCommitted } from "./errors.ts";
 
 /** What Semel needs of a client that `pg.Pool` hands out. */
 export interface PgPoolClient {
@@ -92,12 +93,34 @@ export interface Listener {
 
 /** On a transaction that the client began. */
 export interface TransactionExecutor extends SqlExecutor {
+  /** What {@link MARK} is set to in it, and nowhere else. */
+  readonly mark: string;
   /**
    * Sends a statement without parameters and the COMMIT in one message, where the driver can. Should
    * the statement fail, nothing is committed.
    */
   commitWith?(sql: string): Promise<void>;
 }
+
+/**
+ * A setting that is local to a transaction, and gone once that has ended: what tells Semel's own from
+ * one that a handler began after it.
+ */
+const MARK = "semel.transaction";
+
+let transactionsBegun = 0;
+
+/** An SQL condition: whether this is another transaction than that with this mark, if it is one. */
+export function isNotMarked(mark: string): string {
+  return `${mark} <> coalesce(current_setting('${MARK}', true), '')`;
+}
+
+function marking(mark: string): string {
+  return `SET LOCAL ${MARK} TO '${mark}'`;
+}
+
+/** Asks for the mark of the transaction that is open. */
+const MARK_ASKED = `SELECT current_setting('${MARK}', true) AS mark`;
 
 /** A client, whichever driver it is of. */
 export interface PostgresClient {
@@ -162,8 +185,10 @@ class PgClient implements PostgresClient {
     // does not listen.
     client.on("error", onError);
     let isOver = false;
+    const mark = String(++transactionsBegun);
     const executor: TransactionExecutor = {
       dialect: "postgres",
+      mark,
       query: async (sql, parameters) =>
         resultOf(await client.query(this.#queryOf(sql, parameters))),
       async commitWith(sql) {
@@ -172,9 +197,9 @@ class PgClient implements PostgresClient {
       },
     };
     try {
-      await client.query("BEGIN");
+      await client.query(`BEGIN;${marking(mark)}`);
       const answer = await work(client, executor);
-      if (!isOver) await commit(client, "COMMIT");
+      if (!isOver) assertMark(await commit(client, `${MARK_ASKED};COMMIT`), mark);
       return answer;
     } catch (error) {
       // After a failed COMMIT there is nothing left to roll back, and this does nothing.
@@ -257,15 +282,20 @@ class PostgresJsClient implements PostgresClient {
   }
 
   async transaction<Answer>(
-    work: (transaction: unknown, executor: SqlExecutor) => Promise<Answer>,
+    work: (transaction: unknown, executor: TransactionExecutor) => Promise<Answer>,
   ): Promise<Answer> {
     // The driver ends the transaction when its connection is lost, but not the work. A statement on
     // that connection, even its own ROLLBACK, would then throw where nobody catches it, and end the
     // process: so that no more are sent, and work that outlives its transaction never ends for it.
     let isLost = false;
+    const mark = String(++transactionsBegun);
+    let marked: Promise<SqlResult> | undefined;
     const answered = this.#sql.begin(async (transaction) => {
-      const executor: SqlExecutor = {
+      // Not waited for: the driver sends one behind the other.
+      this.#queryOn(transaction, marking(mark), []).catch(ignore);
+      const executor: TransactionExecutor = {
         dialect: "postgres",
+        mark,
         query: async (sql, parameters) => {
           if (isLost) throw new ConnectionLost();
           try {
@@ -278,14 +308,19 @@ class PostgresJsClient implements PostgresClient {
       };
       try {
         // In an object, because postgres.js takes an array for a list of queries.
-        return { answer: await work(transaction, executor) };
+        const made = { answer: await work(transaction, executor) };
+        marked = this.#queryOn(transaction, MARK_ASKED, []);
+        marked.catch(ignore);
+        return made;
       } finally {
         await nextTurn();
         if (isLost) await new Promise(() => {});
       }
     });
     try {
-      return ((await answered) as { answer: Answer }).answer;
+      const { answer } = (await answered) as { answer: Answer };
+      assertMark(await asked(marked!), mark);
+      return answer;
     } finally {
       isLost = true;
     }
@@ -309,22 +344,34 @@ class PostgresJsClient implements PostgresClient {
   }
 }
 
-/** @param sql of which the last statement is a COMMIT */
-async function commit(client: PgPoolClient, sql: string): Promise<void> {
-  const result: PgResult | PgResult[] = await client.query(sql).catch((error: unknown) => {
+/**
+ * @param sql of which the last statement is a COMMIT
+ * @returns what the first one answered
+ */
+async function commit(client: PgPoolClient, sql: string): Promise<PgResult | undefined> {
+  const result: PgResult | PgResult[] = await asked(client.query(sql)).catch((error: unknown) => {
     throw isTimeout(error) ? new CommitUnanswered(error) : error;
   });
-  if ([result].flat().at(-1)?.command === "ROLLBACK") throw new NothingCommitted();
+  const results = Array.isArray(result) ? result : [result];
+  if (results.at(-1)?.command === "ROLLBACK") throw nothingCommitted();
+  return results[0];
 }
 
-/** The handler went on after a statement had failed, and Postgres then rolls back. */
-class NothingCommitted extends Error {
-  constructor() {
-    super(
-      "Nothing was committed: a statement of the transaction had failed, and its error was caught; let it through, or use a savepoint",
-    );
+/** Says of a transaction that takes no more statements what became of it. */
+async function asked<Answer>(answer: Promise<Answer>): Promise<Answer> {
+  try {
+    return await answer;
+  } catch (error) {
+    throw isAborted(error) ? nothingCommitted(error) : error;
   }
 }
+
+/** @throws when that transaction was ended by somebody else, and this is another, or none */
+function assertMark(result: Pick<SqlResult, "rows"> | undefined, mark: string): void {
+  if (result?.rows[0]?.["mark"] !== mark) throw endedByHandler();
+}
+
+function ignore(): void {}
 
 /** The server is silent, and whether it committed only the record tells. */
 class CommitUnanswered extends StoreUnavailable {

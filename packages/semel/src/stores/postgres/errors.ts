@@ -11,6 +11,8 @@ import {
 const LOCK_TIMEOUT = "55P03";
 /** What a function of the store fails with where a record is in the way. */
 export const STALE = "SEMEL";
+/** And where the transaction is another one than it was told. */
+export const ENDED = "SEME0";
 
 /**
  * The contract's error for whatever a driver rejects with, which is kept as its cause. Codes are
@@ -27,6 +29,8 @@ export function storeError(error: unknown): SemelError {
     );
   }
   const code = codeOf(error);
+  if (code === ENDED) return endedByHandler(options);
+  if (isAborted(error)) return nothingCommitted(error);
   const remedy = REMEDIES[code] ?? REMEDIES[code.slice(0, 2)];
   if (remedy !== undefined) return new StoreUnusable(`${remedy} (${message})`, options);
   if (code === "53100") {
@@ -63,6 +67,27 @@ const REMEDIES: Record<string, string> = {
   XX001: "The Postgres database is damaged; restore it from a backup",
   XX002: "An index of the Postgres database is damaged; rebuild it with REINDEX",
 };
+
+/** A record was to be written into a transaction that is no longer the one that Semel began. */
+export function endedByHandler(options?: ErrorOptions): StoreUnusable {
+  return new StoreUnusable(
+    "The handler's transaction was ended before its result was recorded, by a statement that commits or rolls back, such as those of a query builder's own transactions; leave the end to Semel, and use savepoints",
+    options,
+  );
+}
+
+/** The handler went on after a statement had failed, and Postgres then rolls back. */
+export function nothingCommitted(cause?: unknown): StoreUnusable {
+  return new StoreUnusable(
+    "Nothing was committed: a statement of the transaction had failed, and its error was caught; let it through, or use a savepoint",
+    { cause },
+  );
+}
+
+/** A statement of the transaction had failed: it takes no more, and will be rolled back. */
+export function isAborted(error: unknown): boolean {
+  return codeOf(error) === "25P02";
+}
 
 export function isStale(error: unknown): boolean {
   return codeOf(error) === STALE;

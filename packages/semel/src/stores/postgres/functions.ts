@@ -5,7 +5,8 @@
 // is always the whole of it.
 
 import { createHash } from "node:crypto";
-import { STALE } from "./errors.ts";
+import { isNotMarked } from "./client.ts";
+import { ENDED, STALE } from "./errors.ts";
 import { type PostgresTables, tablesOf } from "./schema.ts";
 import {
   BEGIN_COLUMNS,
@@ -17,6 +18,9 @@ import {
   statementsFor,
 } from "./statements.ts";
 
+/** What completes an operation: its record, and the mark of the transaction, if it is one of Semel's. */
+const COMPLETING = [...COMPLETE_PARAMETERS, "text"];
+
 /** The transitions that have a function: those in the life of every operation. */
 export type Called = "begin" | "settle" | "complete";
 
@@ -25,9 +29,12 @@ export interface PostgresFunctions {
   readonly create: string;
   /** An SQL condition: whether the role may call them all. */
   readonly areThere: string;
-  /** The statements that call them, with the parameters of `beginMany`, `settleMany` and `complete`. */
+  /**
+   * The statements that call them, with the parameters of `beginMany`, `settleMany` and `complete`, the
+   * latter followed by the mark of the transaction, or `null`.
+   */
   readonly calls: Readonly<Record<Called, string>>;
-  /** Completes, given literals, and fails with {@link STALE} where that writes nothing. */
+  /** Completes, given the same as literals, and fails with {@link STALE} where that writes nothing. */
   completeOrFail(literals: readonly string[]): string;
 }
 
@@ -54,12 +61,12 @@ export function functionsFor(tables: PostgresTables, notifies: boolean): Postgre
         returns: "TABLE (id uuid)",
         statements: settlingWith(sql, announcing),
       }),
-      complete: routineOf(tables, "end", COMPLETE_PARAMETERS, {
+      complete: routineOf(tables, "end", COMPLETING, {
         returns: "boolean",
         statements: completingWith(sql, announcing, "RETURN false;", "RETURN true;"),
       }),
       // A procedure, because a call of one has no row to describe and to read.
-      completeOrFail: routineOf(tables, "finish", COMPLETE_PARAMETERS, {
+      completeOrFail: routineOf(tables, "finish", COMPLETING, {
         statements: completingWith(
           sql,
           announcing,
@@ -81,7 +88,7 @@ export function functionsFor(tables: PostgresTables, notifies: boolean): Postgre
     calls: {
       begin: `SELECT * FROM ${begin.of(typed(BEGIN_PARAMETERS))}`,
       settle: `SELECT * FROM ${settle.of(typed(SETTLE_PARAMETERS))}`,
-      complete: `SELECT 1 WHERE ${complete.of(typed(COMPLETE_PARAMETERS))}`,
+      complete: `SELECT 1 WHERE ${complete.of(typed(COMPLETING))}`,
     },
     completeOrFail: (literals) => `CALL ${completeOrFail.of(literals)}`,
   };
@@ -132,7 +139,9 @@ function completingWith(
   otherwise: string,
   then = "",
 ): string {
-  return `${settingsOf(undefined)}
+  const mark = `$${COMPLETING.length}`;
+  return `IF ${isNotMarked(mark)} THEN RAISE 'Another transaction' USING ERRCODE = '${ENDED}'; END IF;
+  ${settingsOf(undefined)}
   ${completeNew};
   GET DIAGNOSTICS answered = ROW_COUNT;
   IF answered = 0 THEN ${completeCalled}; END IF;

@@ -3,10 +3,17 @@
 import type { Claim, SettleAnswer, SqlExecutor, SqlValue, StoreTransactions } from "../../store.ts";
 import { assertAdding } from "../queue-checks.ts";
 import { completeAlone } from "../transactions.ts";
-import type { PostgresClient, TransactionExecutor } from "./client.ts";
+import { isNotMarked, type PostgresClient, type TransactionExecutor } from "./client.ts";
 import { completedTogether, reopenParameters } from "./complete-many.ts";
 import type { PostgresDatabase } from "./database.ts";
-import { isMissingFunction, isOfConstraint, isRetryable, isStale, storeError } from "./errors.ts";
+import {
+  endedByHandler,
+  isMissingFunction,
+  isOfConstraint,
+  isRetryable,
+  isStale,
+  storeError,
+} from "./errors.ts";
 import {
   appendParameters,
   beginParameters,
@@ -53,11 +60,20 @@ export function transactionsOf(
     result: Uint8Array,
     retentionMs: number,
   ): Promise<SettleAnswer> {
-    const parameters = completeParameters(claim, result, retentionMs);
+    const parameters: SqlValue[] = completeParameters(claim, result, retentionMs);
+    const { mark } = executor as Partial<TransactionExecutor>;
     await database.checkOn(executor);
-    const statement = database.functions?.calls.complete ?? sql.complete;
-    const { rows } = await ask(executor, statement, parameters);
+    const called = database.functions?.calls.complete;
+    if (called !== undefined) parameters.push(mark ?? null);
+    else if (mark !== undefined) await assertMarked(executor, mark);
+    const { rows } = await ask(executor, called ?? sql.complete, parameters);
     return { kind: rows.length > 0 ? "settled" : "stale" };
+  }
+
+  /** @throws {StoreUnusable} when that transaction is over */
+  async function assertMarked(executor: SqlExecutor, mark: string): Promise<void> {
+    const { rows } = await ask(executor, `SELECT ${isNotMarked("$1::text")} AS ended`, [mark]);
+    if (rows[0]!["ended"]) throw endedByHandler();
   }
 
   const transactions: StoreTransactions = {
@@ -74,7 +90,8 @@ export function transactionsOf(
     async completeAndCommit(executor: TransactionExecutor, claim, result, retentionMs) {
       if (!database.isReady) await database.checkOn(executor);
       const literals = completeLiterals(claim, result, retentionMs);
-      const statement = literals && database.functions?.completeOrFail(literals);
+      const statement =
+        literals && database.functions?.completeOrFail([...literals, `'${executor.mark}'`]);
       if (statement === undefined || executor.commitWith === undefined) {
         return complete(executor, claim, result, retentionMs);
       }
