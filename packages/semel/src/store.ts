@@ -419,7 +419,11 @@ export interface StoreTransactions<Transaction = unknown> {
   run<Answer>(
     work: (transaction: Transaction, executor: SqlExecutor) => Promise<Answer>,
   ): Promise<Answer>;
-  /** Whether doing it all again may help: serialisation failures, deadlocks, lost connections. */
+  /**
+   * Whether doing it all again may help: serialisation failures, deadlocks, lost connections. Not what a
+   * handler throws that lost another connection than its transaction's, for then it would be called
+   * again for what only its own caller can judge.
+   */
   isRetryable(error: unknown): boolean;
   /**
    * The claim and its completion in one statement, as the last of a transaction: `stale` when the

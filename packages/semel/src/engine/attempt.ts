@@ -3,13 +3,8 @@
 import type { Codec } from "../codec.ts";
 import { AttemptSuperseded, InvalidOption, OperationHeld, StoreUnavailable } from "../errors.ts";
 import { calling, publish } from "../events.ts";
-import type { AttemptToken, Ending, RenewAnswer, SqlExecutor, StoredRecord } from "../store.ts";
-import {
-  Effects,
-  type EffectsHost,
-  type RecordEffect,
-  type TransactionEffects,
-} from "./effects/effects.ts";
+import type { AttemptToken, Ending, RenewAnswer, StoredRecord } from "../store.ts";
+import { Effects, type EffectsHost, type RecordEffect } from "./effects/effects.ts";
 import type { StoredResult } from "./envelope.ts";
 import { seal } from "./envelope.ts";
 import type { Beat, Leased } from "./heartbeat.ts";
@@ -17,7 +12,6 @@ import { failureIn } from "./journal.ts";
 import { hasCode, type Persisted, persist } from "./persist.ts";
 import type { Policy } from "./policy.ts";
 import { type Step, Steps, type StepsHost, type UndoFailure } from "./steps.ts";
-import { stepsOfTransaction } from "./steps-in-transaction.ts";
 
 /** What a handler sees of the operation that it executes. */
 export interface Operation {
@@ -90,15 +84,6 @@ interface Found {
   readAt: number;
 }
 
-/** What a handler has in a transaction; made when first asked for, as most never do. */
-interface InTransaction {
-  readonly executor: SqlExecutor;
-  step: Step | undefined;
-  effects: TransactionEffects | undefined;
-  /** The handler has returned. */
-  isOver: boolean;
-}
-
 /** Reasons are shown to administrators; stores keep them in a column. */
 const REASON_LENGTH_MAX = 1_000;
 
@@ -119,8 +104,6 @@ export class Attempt implements Operation, Leased {
   #superseded = false;
   #steps: Steps | undefined;
   #effects: Effects | undefined;
-  /** Where the handler runs in a transaction. */
-  #transaction: InTransaction | undefined;
   #found: Promise<Found> | undefined;
   #failure: Error | undefined;
   #heldBecause: string | undefined;
@@ -150,20 +133,12 @@ export class Attempt implements Operation, Leased {
   }
 
   get step(): Step {
-    const transaction = this.#transaction;
-    if (transaction) {
-      transaction.step ??= stepsOfTransaction(this);
-      return transaction.step;
-    }
     this.#steps ??= new Steps(this.#host, this);
     return this.#steps.step;
   }
 
   get effect(): RecordEffect {
-    const transaction = this.#transaction;
-    if (transaction === undefined) return this.effects.record;
-    transaction.effects ??= this.#effectsIn(transaction);
-    return transaction.effects.record;
+    return this.effects.record;
   }
 
   get effects(): Effects {
@@ -171,44 +146,7 @@ export class Attempt implements Operation, Leased {
     return this.#effects;
   }
 
-  /** The handler runs, perhaps once more, in a transaction. */
-  enterTransaction(executor: SqlExecutor): void {
-    this.#transaction?.effects?.rolledBack();
-    this.#transaction = { executor, step: undefined, effects: undefined, isOver: false };
-  }
-
-  #effectsIn({ executor, isOver }: InTransaction): TransactionEffects {
-    // All of it is kept or nothing is, so that no other attempt has to find the same effects.
-    const effects = this.effects.within(executor, async () => this.token.owner);
-    // None may be recorded any more.
-    if (isOver) void effects.conclude();
-    return effects;
-  }
-
-  /**
-   * The handler has returned, and its transaction is to commit.
-   *
-   * @returns `undefined` when it has no effects: there is nothing to wait for
-   * @throws what stands against the commit
-   */
-  concludeTransaction(): Promise<void> | undefined {
-    const transaction = this.#transaction;
-    if (transaction === undefined) return undefined;
-    transaction.isOver = true;
-    return transaction.effects?.conclude();
-  }
-
-  /** The transaction has committed. */
-  committed(): void {
-    this.#transaction?.effects?.committed();
-  }
-
   hold(reason: string): void {
-    if (this.#transaction) {
-      throw new InvalidOption(
-        "hold() has no meaning in a transaction, which is committed or is not; throw, and it is rolled back",
-      );
-    }
     if (typeof reason !== "string") throw new InvalidOption("hold() takes a reason, a string");
     this.holdBecause(reason);
   }

@@ -5,6 +5,7 @@ import { InvalidOption, StepInvalid } from "../errors.ts";
 import { assertKnownOptions, shown } from "../options.ts";
 import type { Attempt } from "./attempt.ts";
 import type { Step, StepContext, StepOptions } from "./steps.ts";
+import type { Underway } from "./underway.ts";
 import { uuidDigits, uuidOf } from "./uuid.ts";
 
 const NAME_LENGTH_MAX = 255;
@@ -12,15 +13,20 @@ const NAME_LENGTH_MAX = 255;
 /**
  * Steps in a transaction: they are rolled back or committed with it, so that nothing is saved, and
  * every repetition of the transaction runs them again, with the same keys.
+ *
+ * @param underway is told of each; once it is over, none may begin
  */
-export function stepsOfTransaction(attempt: Attempt): Step {
+export function stepsOfTransaction(attempt: Attempt, underway: Underway): Step {
   const names = new Set<string>();
-  const step = async <Value>(
+  const run = async <Value>(
     name: string,
     work: (context: StepContext) => Value | Promise<Value>,
     options: StepOptions<Value> = {},
   ): Promise<Value> => {
     assertName(name);
+    if (underway.isOver) {
+      throw new StepInvalid(`Step "${name}" was called after the end of its transaction`);
+    }
     assertKnownOptions(options, ["undo", "keyRetention"], `step "${name}"`);
     if (options.undo) {
       throw new InvalidOption(
@@ -40,6 +46,15 @@ export function stepsOfTransaction(attempt: Attempt): Step {
       names.delete(name);
       throw error;
     }
+  };
+  const step = <Value>(
+    name: string,
+    work: (context: StepContext) => Value | Promise<Value>,
+    options?: StepOptions<Value>,
+  ): Promise<Value> => {
+    const done = run(name, work, options);
+    underway.track(done);
+    return done;
   };
   const transaction = async (name: string) => {
     throw new InvalidOption(`Step "${name}" is in a transaction already; use it`);

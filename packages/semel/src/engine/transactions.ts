@@ -29,6 +29,7 @@ import { open, type StoredResult, seal } from "./envelope.ts";
 import { encoded, failureResult, type Outcome, outcomeOf } from "./execution.ts";
 import { LookUps } from "./look-ups.ts";
 import { type MarkedWork, markTogether } from "./marking.ts";
+import { OperationInTransaction } from "./operation-in-transaction.ts";
 import { Slots } from "./slots.ts";
 
 /** A handler whose writes on the transaction commit together with its result. */
@@ -58,14 +59,20 @@ export type Performed<Value> =
 
 /** What one transaction came to. */
 type Try<Value> =
-  | { kind: "committed"; made: Made<Value> }
+  | { kind: "committed"; made: Made<Value>; operation: OperationInTransaction }
   /** Something else stands under this key now: everything here was rolled back. */
   | { kind: "stale" }
   | { kind: "late" }
   /** The handler threw: everything was rolled back. */
   | { kind: "failed"; error: unknown }
   /** The database failed. `made`: during the commit, so that nobody knows whether it happened. */
-  | { kind: "broken"; error: unknown; made: Made<Value> | undefined };
+  | { kind: "broken"; error: unknown; made: Commit<Value> | undefined };
+
+/** What a transaction was to commit. */
+interface Commit<Value> {
+  readonly made: Made<Value>;
+  readonly operation: OperationInTransaction;
+}
 
 /** One execution of a request in this process, over however many transactions it takes. */
 interface Execution<Transaction, Value> {
@@ -183,7 +190,7 @@ export class Transactions {
       const done = await this.#untilKnown(execution);
       switch (done.kind) {
         case "committed":
-          attempt.committed();
+          done.operation.committed();
           kept = done.made.result;
           how = COMMITTED;
           return { kind: "made", value: done.made.value, attempt: attempt.attempt };
@@ -220,10 +227,8 @@ export class Transactions {
       });
       if (done.kind !== "failed" && done.kind !== "broken") return done;
       const isCommitted = done.kind === "broken" && done.made && (await this.#isCommitted(claim));
-      if (isCommitted) return { kind: "committed", made: done.made! };
-      const isTransient = someCause(done.error, (error) => transactions.isRetryable(error));
-      // A handler may have called anything; only what the database says is a reason to repeat it.
-      const mayHelp = isTransient && (done.kind === "broken" || !someCause(done.error, isOfSystem));
+      if (isCommitted) return { kind: "committed", ...done.made! };
+      const mayHelp = someCause(done.error, (error) => transactions.isRetryable(error));
       if (!mayHelp && (done.kind === "failed" || isCommitted === false)) {
         // The handler's error, or what the database holds against the commit: a deferred constraint.
         return { kind: "failed", error: done.error };
@@ -239,7 +244,8 @@ export class Transactions {
   async #try<Transaction, Value>(execution: Execution<Transaction, Value>): Promise<Try<Value>> {
     const { transactions, claim, request, attempt, work } = execution;
     const context = { isOpen: true };
-    let made: Made<Value> | undefined;
+    let operation: OperationInTransaction | undefined;
+    let made: Commit<Value> | undefined;
     let stop: Try<Value> | undefined;
     const end = (how: Try<Value>): never => {
       stop = how;
@@ -250,16 +256,19 @@ export class Transactions {
         const begun = claim.refuseLate && (await transactions.begin(executor, claim));
         if (begun?.kind === "late") return end({ kind: "late" });
         if (begun && (begun.kind !== "acquired" || begun.probe)) return end({ kind: "stale" });
+        const entered = new OperationInTransaction(attempt, executor);
+        operation = entered;
         let done: Made<Value>;
         try {
-          attempt.enterTransaction(executor);
           const { value, result } = await this.#inside.run(context, () =>
-            attempt.calling(() => work.make(transaction, attempt)),
+            attempt.calling(() => work.make(transaction, entered)),
           );
-          await attempt.concludeTransaction();
+          const unfinished = entered.conclude();
+          if (unfinished !== undefined) await unfinished;
           done = { value, result: this.#bounded(result) };
         } catch (error) {
           stop = { kind: "failed", error };
+          await entered.abandon();
           throw error;
         }
         const { retentionMs } = request.policy;
@@ -271,16 +280,18 @@ export class Transactions {
           answer = await transactions.settle(executor, ending);
         } else if (transactions.completeAndCommit) {
           // From here on it may be committed.
-          made = done;
+          made = { made: done, operation: entered };
           answer = await transactions.completeAndCommit(executor, claim, result, retentionMs);
         } else {
           answer = await transactions.complete(executor, claim, result, retentionMs);
         }
         if (answer.kind === "stale") return end({ kind: "stale" });
-        made = done;
-        return { kind: "committed", made };
+        made = { made: done, operation: entered };
+        return { kind: "committed", ...made };
       });
     } catch (error) {
+      // Where it was committed all the same, nothing is recorded again.
+      operation?.rolledBack();
       return stop ?? { kind: "broken", error, made };
     } finally {
       context.isOpen = false;
@@ -351,13 +362,13 @@ export class Transactions {
     const attempt = new Attempt(this.#host, request, token);
     this.#admissions.announce(request, { kind: "run", attempt, probe: answer.probe }, asked);
     const { retentionMs } = request.policy;
+    const operation = new OperationInTransaction(attempt, executor);
     let how: HowEnded = ROLLED_BACK;
     try {
       // What the crashed attempt before this one did, only its probe finds out, outside of this.
       if (answer.probe) throw new OperationHeld("probe-needed: run() it with its probe first");
-      attempt.enterTransaction(executor);
-      const value = await attempt.calling(() => handler(attempt));
-      await attempt.concludeTransaction();
+      const value = await attempt.calling(() => handler(operation));
+      await operation.conclude();
       const result = await seal(this.#bounded(this.#encoded(value)));
       const ending = { ...token, kind: "complete", result, retentionMs } as const;
       const settled = await transactions.settle(executor, ending);
@@ -368,6 +379,7 @@ export class Transactions {
       how = COMMITTED;
       return { value, replayed: false, attempt: attempt.attempt };
     } catch (error) {
+      await operation.abandon();
       // The caller will roll back, which undoes the claim. Should it commit all the same, the key
       // may run again; where the database refuses further statements, it cannot commit.
       const ending = answer.probe
@@ -523,11 +535,6 @@ function someCause(error: unknown, is: (error: unknown) => boolean): boolean {
     cause = (cause as { cause?: unknown }).cause;
   }
   return false;
-}
-
-/** A failed system call, which in a handler may be of a call to anything, not to the database. */
-function isOfSystem(error: unknown): boolean {
-  return typeof (error as { syscall?: unknown }).syscall === "string";
 }
 
 function asStoreError(error: unknown): Error {

@@ -8,6 +8,7 @@ import {
   StoreUnavailable,
   StoreUnusable,
 } from "../../errors.ts";
+import { isOfOthers } from "../transactions.ts";
 
 /** What one error number says about the store. */
 type Meaning =
@@ -120,7 +121,7 @@ export function isOfItem(error: unknown): boolean {
 export function isRetryable(error: unknown): boolean {
   for (let depth = 0, inner = error; inner instanceof Error && depth < 8; depth++) {
     const meaning = meaningOf(inner);
-    if (meaning === "contended" || meaning === "lost") return true;
+    if (meaning === "contended" || (meaning === "lost" && !isOfOthers(inner))) return true;
     const { driverError, cause } = inner as { driverError?: unknown; cause?: unknown };
     inner = driverError ?? cause;
   }

@@ -16,7 +16,7 @@ import type {
 import { assertAdding } from "../queue-checks.ts";
 import { distinctItems } from "../sql-item.ts";
 import { answerTo } from "../sql-record.ts";
-import { completeAlone } from "../transactions.ts";
+import { completeAlone, noteOthers } from "../transactions.ts";
 import {
   connectionOf,
   executorOn,
@@ -83,6 +83,7 @@ export class MysqlTransactions<Connection extends MysqlConnection>
     } catch (error) {
       // A server that is silent would leave a rollback without an answer, too.
       isClean = !(error instanceof StoreUnavailable) && (await this.#rollBack(connection));
+      if (isClean) noteOthers(error);
       throw error;
     } finally {
       if (isClean) connection.release();

@@ -6,6 +6,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { StoreUnavailable } from "../../errors.ts";
 import { assertMethods } from "../../options.ts";
 import type { SqlExecutor, SqlResult, SqlValue } from "../../store.ts";
+import { noteOthers } from "../transactions.ts";
 import { endedByHandler, isAborted, nothingCommitted } from "./errors.ts";
 
 /** What Semel needs of a client that `pg.Pool` hands out. */
@@ -180,6 +181,7 @@ class PgClient implements PostgresClient {
     let isBroken = false;
     const onError = () => {
       isBroken = true;
+      return false;
     };
     // A connection that breaks while it is idle says so by an event, which ends a process that
     // does not listen.
@@ -203,7 +205,8 @@ class PgClient implements PostgresClient {
       return answer;
     } catch (error) {
       // After a failed COMMIT there is nothing left to roll back, and this does nothing.
-      await client.query("ROLLBACK").catch(onError);
+      const isWell = await client.query("ROLLBACK").then(() => true, onError);
+      if (isWell) noteOthers(error);
       throw error;
     } finally {
       client.removeListener("error", onError);
@@ -290,6 +293,11 @@ class PostgresJsClient implements PostgresClient {
     let isLost = false;
     const mark = String(++transactionsBegun);
     let marked: Promise<SqlResult> | undefined;
+    let failure: { error: unknown } | undefined;
+    const noted = (error: unknown): never => {
+      failure = { error };
+      throw error;
+    };
     const answered = this.#sql.begin(async (transaction) => {
       // Not waited for: the driver sends one behind the other.
       this.#queryOn(transaction, marking(mark), []).catch(ignore);
@@ -308,7 +316,7 @@ class PostgresJsClient implements PostgresClient {
       };
       try {
         // In an object, because postgres.js takes an array for a list of queries.
-        const made = { answer: await work(transaction, executor) };
+        const made = { answer: await work(transaction, executor).catch(noted) };
         marked = this.#queryOn(transaction, MARK_ASKED, []);
         marked.catch(ignore);
         return made;
@@ -321,6 +329,10 @@ class PostgresJsClient implements PostgresClient {
       const { answer } = (await answered) as { answer: Answer };
       assertMark(await asked(marked!), mark);
       return answer;
+    } catch (error) {
+      // The driver has rolled back for it; a lost connection it tells of by itself.
+      if (failure?.error === error) noteOthers(error);
+      throw error;
     } finally {
       isLost = true;
     }

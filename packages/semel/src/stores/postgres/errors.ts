@@ -7,6 +7,7 @@ import {
   StoreUnavailable,
   StoreUnusable,
 } from "../../errors.ts";
+import { isOfOthers } from "../transactions.ts";
 
 const LOCK_TIMEOUT = "55P03";
 /** What a function of the store fails with where a record is in the way. */
@@ -124,7 +125,9 @@ export function isRefusal(error: unknown): boolean {
 /** Whether a transaction that failed with it may be tried again from its start. */
 export function isRetryable(error: unknown): boolean {
   if (isConflict(error)) return true;
-  return !isClosed(error) && (isConnectionLost(codeOf(error)) || isBrokenPg(error));
+  return (
+    !isOfOthers(error) && !isClosed(error) && (isConnectionLost(codeOf(error)) || isBrokenPg(error))
+  );
 }
 
 function isConnectionLost(code: string): boolean {
