@@ -168,7 +168,7 @@ export class Administration {
       });
       if (answer.kind === "resolved") await tasks.end(id);
     }
-    cache.delete(id);
+    cache.forget(id);
     publish(() => ({ type: "decided", id, decision: "resolve", answer: answer.kind }));
     return answer;
   }
@@ -178,7 +178,7 @@ export class Administration {
     const { id, key, scope, shown } = this.#named(name);
     const answer = await store.void({ id, key, scope, retentionMs: this.#retentionMs(name) });
     // What another process has deleted may be in it.
-    cache.delete(id);
+    cache.forget(id);
     publish(() => ({ type: "decided", id, decision: "void", answer: answer.kind }));
     if (answer.kind !== "voided") return answer;
     await tasks.end(id);
@@ -194,7 +194,7 @@ export class Administration {
     const { id } = this.#named(name);
     const answer = await this.#parts.store.delete(id);
     if (answer.kind !== "busy") await this.#parts.tasks.end(id);
-    this.#parts.cache.delete(id);
+    this.#parts.cache.forget(id);
     publish(() => ({ type: "decided", id, decision: "delete", answer: answer.kind }));
     return answer;
   }

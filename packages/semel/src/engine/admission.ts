@@ -67,6 +67,16 @@ interface Flight extends Row<Flight> {
   end?: () => void;
 }
 
+/** What the store has as the result of an operation. */
+interface Finished {
+  attempt: number;
+  result: Uint8Array;
+  expiresInMs: number;
+  fingerprint: string;
+  /** What the cache had forgotten when the store was asked. */
+  forgotten: number;
+}
+
 interface SemelFailure {
   kind: "failed";
   error: SemelError;
@@ -122,6 +132,21 @@ export class Admissions {
     return new Promise((resolve) => {
       this.#idle.push(resolve);
     });
+  }
+
+  /**
+   * Does work that is no operation of its own among those that run here.
+   *
+   * @throws {Closed}
+   */
+  async among<Result>(work: () => Promise<Result>): Promise<Result> {
+    if (this.#closed) throw new Closed();
+    this.#running++;
+    try {
+      return await work();
+    } finally {
+      this.#leave();
+    }
   }
 
   /** An attempt has ended: what waits for it looks again. */
@@ -410,6 +435,7 @@ export class Admissions {
   }
 
   #hears(request: OperationRequest, claim: Claim): Heard<Admission> {
+    const { forgotten } = this.#host.cache;
     return (answer, askedAt, now) => {
       switch (answer.kind) {
         case "acquired": {
@@ -420,7 +446,10 @@ export class Admissions {
         }
         case "done": {
           const expiresInMs = Math.max(0, answer.expiresInMs - (now - askedAt));
-          return this.#replayOf(request, answer, expiresInMs, request.fingerprint);
+          const { attempt, result } = answer;
+          const { fingerprint } = request;
+          const finished = { attempt, result, expiresInMs, fingerprint, forgotten };
+          return this.#replayOf(request, finished);
         }
         case "mismatch": {
           const { fingerprint } = answer;
@@ -430,20 +459,25 @@ export class Admissions {
           return this.#begin(request, { ...claim, fingerprint });
         }
         default:
-          return this.refused(request, answer, request.fingerprint);
+          return this.refused(request, answer, request.fingerprint, forgotten);
       }
     };
   }
 
-  /** What a request is answered with that may not run. */
+  /**
+   * What a request is answered with that may not run.
+   *
+   * @param forgotten what the cache had forgotten when the store was asked
+   */
   async refused(
     request: OperationRequest,
     answer: Exclude<BeginAnswer, { kind: "acquired" }>,
     fingerprint: string,
+    forgotten = this.#host.cache.forgotten,
   ): Promise<Admission> {
     switch (answer.kind) {
       case "done":
-        return this.#replayOf(request, answer, answer.expiresInMs, fingerprint);
+        return this.#replayOf(request, { ...answer, fingerprint, forgotten });
       case "busy":
         return { kind: "busy", retryAfterMs: answer.leaseRemainingMs };
       case "held":
@@ -455,13 +489,14 @@ export class Admissions {
 
   #replayOf(
     request: OperationRequest,
-    { attempt, result }: { attempt: number; result: Uint8Array },
-    expiresInMs: number,
-    fingerprint: string,
+    { attempt, result, expiresInMs, fingerprint, forgotten }: Finished,
   ): Admission | Promise<Admission> {
+    const { cache } = this.#host;
     const replay = (result: StoredResult): Admission => {
       if (!isUsable(result, request)) return MISMATCH;
-      this.#remember(request.id, fingerprint, attempt, result, expiresInMs);
+      if (cache.forgotten === forgotten) {
+        this.#remember(request.id, fingerprint, attempt, result, expiresInMs);
+      }
       return { kind: "replay", attempt, result, expiresInMs };
     };
     try {

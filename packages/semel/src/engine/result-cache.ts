@@ -45,6 +45,7 @@ export class ResultCache {
   /** In order of use: a hit moves its entry to the end. */
   readonly #byUse = new Chain<Entry>();
   #bytes = 0;
+  #forgotten = 0;
 
   constructor(bounds: ResultCacheBounds) {
     this.#bounds = bounds;
@@ -94,6 +95,20 @@ export class ResultCache {
     while (this.#entries.size > entriesMax || this.#bytes > bytesMax) {
       this.#remove(this.#byUse.first!);
     }
+  }
+
+  /**
+   * How often something was to be forgotten: what was asked of the store before that must not be
+   * remembered after it.
+   */
+  get forgotten(): number {
+    return this.#forgotten;
+  }
+
+  /** An administrator has decided about it. */
+  forget(id: RecordId): void {
+    this.#forgotten++;
+    this.delete(id);
   }
 
   delete(id: RecordId): void {

@@ -164,17 +164,23 @@ export class Transactions {
     throw new AttemptSuperseded();
   }
 
-  /** A transaction without a record, among the others. */
+  /**
+   * A transaction without a record, among the others.
+   *
+   * @throws {Closed}
+   */
   plain<Transaction, Value>(
     work: (transaction: Transaction, executor: SqlExecutor) => Promise<Value>,
   ): Promise<Value> {
     const transactions = this.of<Transaction>();
     const context = { isOpen: true };
-    return this.#inSlot(transactions, () =>
-      this.#inside.run(context, () =>
-        transactions.run(work).finally(() => {
-          context.isOpen = false;
-        }),
+    return this.#admissions.among(() =>
+      this.#inSlot(transactions, () =>
+        this.#inside.run(context, () =>
+          transactions.run(work).finally(() => {
+            context.isOpen = false;
+          }),
+        ),
       ),
     );
   }
@@ -424,10 +430,11 @@ export class Transactions {
   /** What stands under this key, without claiming it. */
   async #look(request: OperationRequest): Promise<Admission> {
     const { clock } = this.#host;
+    const { forgotten } = this.#host.cache;
     const askedAt = clock.now();
     const record = await this.#lookUps.look(request.id);
     const answer = record && answerOf(record, request, clock.now() - askedAt);
-    if (answer) return this.#admissions.refused(request, answer, record.fingerprint);
+    if (answer) return this.#admissions.refused(request, answer, record.fingerprint, forgotten);
     const attempt = (record?.attempt ?? 0) + 1;
     const fingerprint = record?.fingerprint || request.fingerprint;
     const token = { id: request.id, attempt, owner: this.#host.nonce() };

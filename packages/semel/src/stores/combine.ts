@@ -36,6 +36,11 @@ export interface CombineOptions<Item, Answer> {
   repeats?: boolean;
 }
 
+/** So many items of failed batches are sent at once: one may have to wait for others' locks. */
+const SINGLY_MAX = 4;
+/** An item that has waited for its turn for so long is not sent: whoever asked has given up. */
+const SINGLY_MS_MAX = 2_000;
+
 /** How many batches are under way. */
 export interface Traffic {
   inFlight: number;
@@ -71,6 +76,9 @@ class Combiner<Item extends { readonly id: RecordId }, Answer> {
   readonly #underWay = new IdTable<Pending<Item, Answer>>();
   #inFlight = 0;
   #isScheduled = false;
+  /** Of failed batches, what is yet to be sent by itself. */
+  readonly #suspects: { pending: Pending<Item, Answer>; since: number }[] = [];
+  #suspectsUnderWay = 0;
 
   constructor(options: CombineOptions<Item, Answer>) {
     this.#options = options;
@@ -131,10 +139,10 @@ class Combiner<Item extends { readonly id: RecordId }, Answer> {
       const batch = this.#nextBatch(itemsMax).sort(byId);
       this.#inFlight++;
       this.#traffic.inFlight++;
-      void this.#deliver(batch).then(() => {
+      void this.#deliver(batch).then((isDelivered) => {
         this.#inFlight--;
         this.#traffic.inFlight--;
-        for (const pending of batch) this.#release(pending);
+        if (isDelivered) for (const pending of batch) this.#release(pending);
         this.#proceed();
       });
     }
@@ -155,27 +163,78 @@ class Combiner<Item extends { readonly id: RecordId }, Answer> {
     return batch;
   }
 
-  /** Never rejects: a failure is its items' answer. */
-  async #deliver(batch: readonly Pending<Item, Answer>[]): Promise<void> {
+  /**
+   * Never rejects: a failure is its items' answer.
+   *
+   * @returns false when its items are sent one by one, and answered later
+   */
+  async #deliver(batch: readonly Pending<Item, Answer>[]): Promise<boolean> {
     try {
       await this.#send(batch);
+      return true;
     } catch (error) {
-      if (batch.length === 1 || isOfTheStore(error)) rejectAll(batch, error);
-      else await this.#deliverSingly(batch);
+      if (batch.length === 1 || isOfTheStore(error)) {
+        rejectAll(batch, error);
+        return true;
+      }
     }
+    if (this.#options.repeats) {
+      await this.#deliverInOrder(batch);
+      return true;
+    }
+    const since = performance.now();
+    this.#suspects.push(...batch.map((pending) => ({ pending, since })));
+    this.#proceedSingly();
+    return false;
   }
 
   /** Finds the item that fails a batch, so that no other fails with it. */
-  async #deliverSingly(batch: readonly Pending<Item, Answer>[]): Promise<void> {
+  async #deliverInOrder(batch: readonly Pending<Item, Answer>[]): Promise<void> {
     for (const [index, pending] of batch.entries()) {
-      try {
-        await this.#send([pending]);
-      } catch (error) {
-        // Every further item would only wait for the same failure.
-        if (isOfTheStore(error)) return rejectAll(batch.slice(index), error);
-        pending.reject(error);
-      }
+      const failure = await this.#deliverOne(pending);
+      if (failure) return rejectAll(batch.slice(index), failure.error);
     }
+  }
+
+  /** The same, several at a time and beside other batches: which of them waits must not keep the others. */
+  #proceedSingly(): void {
+    while (this.#suspectsUnderWay < SINGLY_MAX) {
+      const suspect = this.#suspects.shift();
+      if (suspect === undefined) return;
+      const { pending, since } = suspect;
+      if (performance.now() - since > SINGLY_MS_MAX) {
+        pending.reject(new StoreUnavailable(LOCKED));
+        this.#release(pending);
+        continue;
+      }
+      this.#suspectsUnderWay++;
+      void this.#deliverOne(pending).then((failure) => {
+        this.#suspectsUnderWay--;
+        this.#release(pending);
+        if (failure) this.#rejectSuspects(failure.error);
+        this.#proceedSingly();
+        this.#proceed();
+      });
+    }
+  }
+
+  /** Every further item would only wait for the same failure. */
+  #rejectSuspects(error: unknown): void {
+    for (const { pending } of this.#suspects.splice(0)) {
+      pending.reject(error);
+      this.#release(pending);
+    }
+  }
+
+  /** @returns what the store as a whole failed with */
+  async #deliverOne(pending: Pending<Item, Answer>): Promise<{ error: unknown } | undefined> {
+    try {
+      await this.#send([pending]);
+    } catch (error) {
+      pending.reject(error);
+      if (isOfTheStore(error)) return { error };
+    }
+    return undefined;
   }
 
   async #send(batch: readonly Pending<Item, Answer>[]): Promise<void> {
@@ -192,6 +251,8 @@ class Combiner<Item extends { readonly id: RecordId }, Answer> {
     }
   }
 }
+
+const LOCKED = "Other transactions have too many records; ask again";
 
 function rejectAll(batch: readonly { reject(error: unknown): void }[], error: unknown): void {
   for (const { reject } of batch) reject(error);

@@ -224,15 +224,21 @@ export interface MemoryFrontOptions {
   entriesMax?: number;
   /** @default 64 MiB */
   bytesMax?: number;
+  /**
+   * How long a copy is answered with; then the truth is asked. For as long, other processes replay what
+   * an administrator has deleted or voided in one. @default "60s"
+   */
+  lifetime?: Duration;
   /** A monotonic clock in milliseconds, for tests. */
   clock?: { now(): number };
 }
 
 /** A front in this process. @example tieredStore({ truth, front: memoryFront() }) */
 export function memoryFront(options: MemoryFrontOptions = {}): Front {
-  assertKnownOptions(options, ["entriesMax", "bytesMax", "clock"], "memoryFront()");
+  assertKnownOptions(options, ["entriesMax", "bytesMax", "lifetime", "clock"], "memoryFront()");
   const { entriesMax = 10_000, bytesMax = 64 * 2 ** 20, clock = systemClock } = options;
-  const copies = new Map<RecordId, { bytes: Uint8Array; until: number }>();
+  const lifetimeMs = durationMs(options.lifetime ?? "60s", "lifetime", { minMs: 1 });
+  const copies = new Map<RecordId, { bytes: Uint8Array; until: number; staleAt: number }>();
   let total = 0;
   const drop = (id: RecordId) => {
     total -= copies.get(id)?.bytes.byteLength ?? 0;
@@ -242,15 +248,17 @@ export function memoryFront(options: MemoryFrontOptions = {}): Front {
     async get(id) {
       const copy = copies.get(id);
       if (copy === undefined) return undefined;
-      const remainingMs = copy.until - clock.now();
-      if (remainingMs > 0) return { bytes: copy.bytes, remainingMs };
+      const now = clock.now();
+      const remainingMs = copy.until - now;
+      if (remainingMs > 0 && now < copy.staleAt) return { bytes: copy.bytes, remainingMs };
       drop(id);
       return undefined;
     },
     async set(id, bytes, lifeMs) {
       drop(id);
       if (bytes.byteLength > bytesMax) return;
-      copies.set(id, { bytes, until: clock.now() + lifeMs });
+      const now = clock.now();
+      copies.set(id, { bytes, until: now + lifeMs, staleAt: now + lifetimeMs });
       total += bytes.byteLength;
       for (const oldest of copies.keys()) {
         if (copies.size <= entriesMax && total <= bytesMax) return;

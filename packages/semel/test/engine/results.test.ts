@@ -5,7 +5,7 @@ import { jsonCodec } from "../../src/codec.ts";
 import { open } from "../../src/engine/envelope.ts";
 import { OperationHeld, ResultNotStored } from "../../src/errors.ts";
 import { recordId } from "../../src/key.ts";
-import { deferred, failure, fixture } from "./fixture.ts";
+import { deferred, failure, fixture, turns } from "./fixture.ts";
 
 const MINUTE_MS = 60_000;
 
@@ -278,6 +278,19 @@ describe("the cache of results (EN-4)", () => {
     await off.idempotency.run({ key: "k" }, () => 1);
     await off.idempotency.run({ key: "k" }, () => 1);
     expect(off.store.calls.begin).toBe(2);
+  });
+
+  test("does not remember again what was deleted while it was asked for", async () => {
+    const { idempotency, another, plan } = fixture();
+    await another().run({ key: "k" }, () => 1);
+    const reply = deferred<void>();
+    plan.push({ method: "begin", call: 1, effect: "delay-reply", until: reply.promise });
+    const replay = idempotency.run({ key: "k" }, () => 2);
+    await turns();
+    expect(await idempotency.delete({ key: "k" })).toEqual({ kind: "deleted" });
+    reply.resolve();
+    expect((await replay).value).toBe(1);
+    expect((await idempotency.run({ key: "k" }, () => 2)).value).toBe(2);
   });
 
   test("shows what another process deleted for at most its lifetime", async () => {

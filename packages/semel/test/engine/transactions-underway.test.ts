@@ -7,7 +7,7 @@ import { setTimeout as delay } from "node:timers/promises";
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
 import type { Operation } from "../../src/engine/attempt.ts";
 import { Idempotency } from "../../src/engine/idempotency.ts";
-import { failure } from "./fixture.ts";
+import { deferred, failure } from "./fixture.ts";
 import {
   backends,
   type Client,
@@ -108,6 +108,28 @@ describe.each(backends)("$name", (backend) => {
       });
     });
     expect(await failure(failed)).toMatchObject({ message: "declined" });
+    expect(await stage.skus()).toEqual(["lamp"]);
+  });
+
+  test("EN-10: close() waits for a batch of messages, and lets no further one begin", async () => {
+    const inbox = idempotency.inbox("billing");
+    const entered = deferred<void>();
+    const leave = deferred<void>();
+    const batch = inbox.transactionBatch([{ id: "1", payload: 1 }], async (transaction) => {
+      entered.resolve();
+      await leave.promise;
+      await client.insert(transaction, "lamp");
+    });
+    await entered.promise;
+    const closing = idempotency.close({ deadline: "20s" });
+    expect(await Promise.race([closing, delay(50)])).toBeUndefined();
+    const refused = await inbox.transactionBatch([{ id: "2", payload: 2 }], () => {
+      expect.unreachable("it ran");
+    });
+    expect(refused).toMatchObject([{ kind: "failed", error: { code: "closed" } }]);
+    leave.resolve();
+    expect(await batch).toMatchObject([{ kind: "processed" }]);
+    expect(await closing).toBe(0);
     expect(await stage.skus()).toEqual(["lamp"]);
   });
 

@@ -8,6 +8,9 @@ interface Item {
   text: string;
 }
 
+/** How many items of failed batches are sent at once. */
+const SINGLY_MAX = 4;
+
 const upper = ({ text }: Item) => text.toUpperCase();
 
 /** A combiner whose batches are recorded, and answered when the test says so. */
@@ -188,11 +191,35 @@ describe("combine", () => {
     const { ask, batches } = failing((items) =>
       items.length > 1 ? new Error("one of them") : new StoreUnavailable("down"),
     );
-    const asked = await Promise.allSettled([ask("a"), ask("b"), ask("c")]);
+    const asked = await Promise.allSettled(["a", "b", "c", "d", "e", "f"].map(ask));
     for (const one of asked) {
       expect(one).toMatchObject({ status: "rejected", reason: { code: "store-unavailable" } });
     }
-    expect(batches).toEqual(["a b c", "a"]);
+    expect(batches, "no more than are sent at once").toEqual(["a b c d e f", "a", "b", "c", "d"]);
+  });
+
+  it("sends singly several at a time and beside other batches, so that one that waits keeps no other", async () => {
+    let unlock = () => {};
+    const locked = new Promise<void>((resolve) => {
+      unlock = resolve;
+    });
+    const ask = combine<Item, string>({
+      send: async (items) => {
+        const isLocked = items.some(({ id }) => id.startsWith("locked"));
+        if (isLocked && items.length > 1) throw new Error("one of them has to wait");
+        if (isLocked) await locked;
+        return items.map(upper);
+      },
+      itemsMax: 10,
+      inFlightMax: 1,
+      collect: "turn",
+    });
+    const one = (id: string) => ask({ id, text: id });
+    const waiting = [one("locked1"), one("locked2"), one("locked3")];
+    expect(await Promise.all([one("m"), one("z")])).toEqual(["M", "Z"]);
+    expect(await one("later")).toBe("LATER");
+    unlock();
+    expect(await Promise.all(waiting)).toEqual(["LOCKED1", "LOCKED2", "LOCKED3"]);
   });
 
   it("goes on after a failure", async () => {
@@ -226,7 +253,8 @@ describe("combine", () => {
         const ask = combine<Item, string>({
           send: async (items) => {
             expect(items.length).toBeLessThanOrEqual(itemsMax);
-            expect(++inFlight).toBeLessThanOrEqual(inFlightMax);
+            // Those of failed batches come beside the others, one by one.
+            expect(++inFlight).toBeLessThanOrEqual(inFlightMax + (repeats ? 0 : SINGLY_MAX));
             if (!repeats) expect(new Set(items.map(({ id }) => id)).size).toBe(items.length);
             await turn();
             inFlight--;

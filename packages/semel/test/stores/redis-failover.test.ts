@@ -146,6 +146,7 @@ describe.skipIf(missing)(titled("redisStore, when servers die,", missing), () =>
     const store = redisStore(client, { wait: { replicas: 1, timeout: "50ms" } });
     const patient = redisStore(client, { wait: { replicas: 1, timeout: "20s" } });
     await complete(patient, claimOf("done"));
+    const running = await acquire(patient, claimOf("running"));
     await replica.signal("SIGSTOP");
     const claim = claimOf("k");
     const unknown = { code: "store-unavailable", message: expect.stringMatching(/replicas/) };
@@ -153,6 +154,12 @@ describe.skipIf(missing)(titled("redisStore, when servers die,", missing), () =>
     await expect(
       store.void({ id: claimOf("v").id, scope: "tenant", key: "v", retentionMs: DAY_MS }),
     ).rejects.toMatchObject(unknown);
+    // What they wrote is still on the primary alone, so that to ask again confirms nothing either.
+    await expect(
+      store.void({ id: claimOf("v").id, scope: "tenant", key: "v", retentionMs: DAY_MS }),
+    ).rejects.toMatchObject(unknown);
+    await expect(store.settle(completion(running))).rejects.toMatchObject(unknown);
+    await expect(store.settle(completion(running))).rejects.toMatchObject(unknown);
     // Nothing is written for a replay, so that there is nothing to be confirmed.
     expect(await store.begin(claimOf("done"))).toMatchObject({ kind: "done" });
     await replica.signal("SIGCONT");

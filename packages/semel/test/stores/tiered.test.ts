@@ -56,6 +56,23 @@ async function completed(store: ReturnType<typeof memoryStore>) {
   return claim;
 }
 
+test("a front in memory answers with a copy for its lifetime, and no longer", async () => {
+  let now = 1_000_000;
+  const clock = { now: () => now };
+  const truth = memoryStore({ clock });
+  const [one, other] = [1, 2].map(() =>
+    tieredStore({ truth, front: memoryFront({ clock, lifetime: "10s" }) }),
+  );
+  const claim = await completed(one!);
+  expect(await other!.begin(duplicateOf(claim))).toMatchObject({ kind: "done" });
+  await settledTurn();
+  expect(await one!.delete(claim.id)).toEqual({ kind: "deleted" });
+  expect(await one!.begin(duplicateOf(claim))).toMatchObject({ kind: "acquired" });
+  expect(await other!.begin(duplicateOf(claim))).toMatchObject({ kind: "done" });
+  now += 10_000;
+  expect(await other!.begin(duplicateOf(claim))).toMatchObject({ kind: "busy" });
+});
+
 test("a replay after completion is answered by the front alone", async () => {
   const truth = faultyStore(memoryStore());
   const store = tieredStore({ truth, front: memoryFront() });

@@ -107,7 +107,8 @@ export const VOID: Question<VoidRequest, VoidAnswer> = {
       case "running":
         return { kind: "busy" };
       default:
-        return { kind: "voided" };
+        // By an earlier try, perhaps, that nobody confirmed.
+        return kept(reply, { kind: "voided" });
     }
   },
 };
@@ -177,8 +178,9 @@ function beginAnswer(claim: Claim, value: ScriptValue, reply: ScriptReply): Begi
   }
 }
 
+/** Also what was written before, perhaps by an earlier try of this one, has to be on the replicas. */
 function writtenAnswer({ id }: AttemptToken, value: ScriptValue, reply: ScriptReply): SettleAnswer {
-  return isWritten(id, value) ? kept(reply, { kind: "settled" }) : { kind: "stale" };
+  return kept(reply, { kind: isWritten(id, value) ? "settled" : "stale" });
 }
 
 /** @throws {RecordUnreadable} when nobody can tell whose the record is */
