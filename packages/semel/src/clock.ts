@@ -4,8 +4,12 @@
 export interface Clock {
   /** Milliseconds since the Unix epoch at start, then monotonic: never set back by the system. */
   now(): number;
-  /** Runs the callback after a delay; never keeps the process alive (EN-14). Returns its cancel. */
-  schedule(delayMs: number, callback: () => void): () => void;
+  /**
+   * Runs the callback after a delay. Returns its cancel.
+   *
+   * @param keepsAlive whether the process lives until then. @default false (EN-14)
+   */
+  schedule(delayMs: number, callback: () => void, keepsAlive?: boolean): () => void;
 }
 
 /** `setTimeout` fires at once for longer delays than this (Node's documented limit). */
@@ -16,9 +20,9 @@ const STARTED_AT = performance.timeOrigin;
 /** The process's own monotonic clock. */
 export const systemClock: Clock = {
   now: () => STARTED_AT + performance.now(),
-  schedule(delayMs, callback) {
+  schedule(delayMs, callback, keepsAlive = false) {
     const timer = setTimeout(callback, Math.min(delayMs, TIMER_MS_MAX));
-    timer.unref?.();
+    if (!keepsAlive) timer.unref?.();
     return () => clearTimeout(timer);
   },
 };

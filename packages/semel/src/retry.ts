@@ -42,6 +42,16 @@ export function pause(
   });
 }
 
+/**
+ * Waits for a short time before something is tried again that was begun, and whose outcome somebody
+ * awaits: a process that has nothing else to do lives until then.
+ */
+export function breather(clock: Clock, ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    clock.schedule(ms, resolve, true);
+  });
+}
+
 /** The promise's outcome, or a rejection with `late()` after a time. The work itself goes on. */
 export function bounded<T>(
   clock: Clock,

@@ -394,6 +394,8 @@ export type SqlValue = string | number | bigint | boolean | Uint8Array | Date | 
 export interface SqlExecutor {
   /** Whose SQL and placeholders it takes: `$1` for Postgres, `?` for the others. */
   readonly dialect: "postgres" | "mysql" | "sqlite";
+  /** Whether each statement may go another way, so that no transaction holds them together. @default false */
+  readonly isPooled?: boolean;
   query(sql: string, parameters: readonly SqlValue[]): Promise<SqlResult>;
 }
 
@@ -408,6 +410,8 @@ export interface SqlResult {
  * none of it does, so a crash leaves nothing behind.
  */
 export interface StoreTransactions<Transaction = unknown> {
+  /** Of the executors that may be joined. @default any */
+  readonly dialect?: SqlExecutor["dialect"];
   /** How many may run at once and leave a connection for the handlers' own queries; at least 1. */
   readonly concurrencyMax: number;
   /**

@@ -93,6 +93,7 @@ function veiledTransactions(transactions: StoreTransactions, veil: Veil): StoreT
     (executor, claim, result, retentionMs) =>
       complete(executor, veil.named(claim), veil.hide(result, claim.id), retentionMs);
   return {
+    ...(transactions.dialect && { dialect: transactions.dialect }),
     concurrencyMax: transactions.concurrencyMax,
     run: (work) => transactions.run(work),
     isRetryable: (error) => transactions.isRetryable(error),

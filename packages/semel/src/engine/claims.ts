@@ -5,7 +5,7 @@ import type { Clock } from "../clock.ts";
 import type { Deadlines } from "../deadlines.ts";
 import { isSemelError, StoreUnavailable } from "../errors.ts";
 import { publish } from "../events.ts";
-import { backoffMs, bounded, pause } from "../retry.ts";
+import { backoffMs, bounded, breather, pause } from "../retry.ts";
 import type { BeginAnswer, Claim, RecordId, Store, StoredRecord } from "../store.ts";
 
 export interface ClaimsHost {
@@ -121,7 +121,7 @@ export class Claims {
       if (isTransient(error)) void this.#abandon(claim, asked, retentionMs);
       throw error;
     }
-    await pause(clock, delayMs);
+    await breather(clock, delayMs);
     const againAt = clock.now();
     const again = ask(store, claim);
     let answer: BeginAnswer;

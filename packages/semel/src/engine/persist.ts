@@ -4,7 +4,7 @@
 import type { Clock } from "../clock.ts";
 import type { Deadlines } from "../deadlines.ts";
 import { type ErrorCode, isSemelError, StoreUnavailable } from "../errors.ts";
-import { backoffMs, bounded, pause } from "../retry.ts";
+import { backoffMs, bounded, breather } from "../retry.ts";
 
 export interface Persistence {
   readonly clock: Clock;
@@ -85,7 +85,7 @@ async function persistAgain<Answer>(
     const error = thrown instanceof AggregateError ? thrown.errors.at(-1) : thrown;
     const delayMs = backoffMs(BACKOFF, tries, random);
     if (isFinal(error) || clock.now() + delayMs >= deadline) return { kind: "unrecorded", error };
-    await pause(clock, delayMs);
+    await breather(clock, delayMs);
     const isUnanswered = silences.has(error as object);
     const now = clock.now();
     const tryMs = tryMsOf(deadline - now);

@@ -14,7 +14,7 @@ import {
 } from "../errors.ts";
 import { isObserved, publish, type SemelEvent } from "../events.ts";
 import { isComparable } from "../fingerprint.ts";
-import { backoffMs, pause } from "../retry.ts";
+import { backoffMs, breather } from "../retry.ts";
 import type {
   BeginAnswer,
   Claim,
@@ -243,7 +243,7 @@ export class Transactions {
         return { ...done, kind: "broken", error: asStoreError(done.error), made: undefined };
       }
       const delayMs = backoffMs(BACKOFF, tries, () => this.#host.random());
-      await pause(this.#host.clock, delayMs);
+      await breather(this.#host.clock, delayMs);
     }
   }
 
@@ -347,7 +347,7 @@ export class Transactions {
     request: OperationRequest,
     handler: (operation: Operation) => Value | Promise<Value>,
   ): Promise<Outcome<Value>> {
-    const transactions = this.of();
+    const transactions = this.#joined(executor);
     const claim = this.#admissions.claim(request);
     const asked = { cached: false, askedAt: isObserved() ? this.#host.clock.now() : 0 };
     let answer = await transactions.begin(executor, claim);
@@ -408,7 +408,7 @@ export class Transactions {
     const [first] = requests;
     if (first === undefined) return work([]);
     const marking = {
-      transactions: this.of(),
+      transactions: this.#joined(executor),
       admissions: this.#admissions,
       codec: this.#codec,
       result: await seal(this.#bounded(this.#encoded(undefined))),
@@ -490,6 +490,21 @@ export class Transactions {
         { cause },
       );
     }
+  }
+
+  /** @throws {InvalidOption} when that is no transaction of the store's database */
+  #joined(executor: SqlExecutor): StoreTransactions {
+    const transactions = this.of();
+    if (executor.isPooled) {
+      throw new InvalidOption(
+        "within() joins a transaction, and was given a pool: open one on a connection of it, and give it that",
+      );
+    }
+    const { dialect = executor.dialect } = transactions;
+    if (executor.dialect === dialect) return transactions;
+    throw new InvalidOption(
+      `The transaction is one of ${executor.dialect}, and these records are kept in ${dialect}; they cannot commit together`,
+    );
   }
 
   /** @throws {InvalidOption} when the store has none */

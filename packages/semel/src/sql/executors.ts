@@ -25,10 +25,11 @@ export interface PgTransaction {
  * await client.query("COMMIT");
  */
 export function fromPg(client: PgTransaction): SqlExecutor {
-  return executor("postgres", async (sql, parameters) => {
+  const query = async (sql: string, parameters: SqlValue[]) => {
     const { rows, rowCount } = await client.query(sql, parameters);
     return { rows, changes: rowCount ?? 0 };
-  });
+  };
+  return executor("postgres", query, "totalCount" in client);
 }
 
 /** The `sql` that postgres.js hands to the function of `sql.begin()`. */
@@ -45,11 +46,12 @@ export interface PostgresJsTransaction {
  * @example await sql.begin((tx) => idempotency.within(fromPostgresJs(tx), { key }, () => insertOrder(tx)));
  */
 export function fromPostgresJs(transaction: PostgresJsTransaction): SqlExecutor {
-  return executor("postgres", async (sql, parameters) => {
+  const query = async (sql: string, parameters: SqlValue[]) => {
     // Bytes, dates and booleans are recognised, whatever the types say.
     const result = await transaction.unsafe(sql, parameters as (string | number | null)[]);
     return { rows: [...result] as Row[], changes: result.count };
-  });
+  };
+  return executor("postgres", query, "begin" in transaction);
 }
 
 /** A connection of `mysql2/promise`, between `BEGIN` and `COMMIT`. */
@@ -74,11 +76,12 @@ export interface Mysql2Transaction {
  * await connection.commit();
  */
 export function fromMysql2(connection: Mysql2Transaction): SqlExecutor {
-  return executor("mysql", async (sql, parameters) => {
+  const ask = async (sql: string, parameters: SqlValue[]) => {
     const query = { sql, rowsAsArray: false, nestTables: false, namedPlaceholders: false };
     const [result] = await connection.query(query, parameters);
     return resultOf(result);
-  });
+  };
+  return executor("mysql", ask, "getConnection" in connection);
 }
 
 /** A `Transaction` of Kysely. */
@@ -281,8 +284,13 @@ export function fromMikroOrm(manager: MikroOrmTransaction): SqlExecutor {
 function executor(
   dialect: Dialect,
   query: (sql: string, parameters: SqlValue[]) => Promise<SqlResult>,
+  isPooled = false,
 ): SqlExecutor {
-  return { dialect, query: (sql, parameters) => query(sql, parameters.map(asDriversTakeIt)) };
+  return {
+    dialect,
+    isPooled,
+    query: (sql, parameters) => query(sql, parameters.map(asDriversTakeIt)),
+  };
 }
 
 /** `mysql2` takes bytes for an object, unless they are a `Buffer`. */

@@ -66,6 +66,37 @@ test("a script drains what is due and ends", async () => {
   expect(stdout).toBe("sent\n");
 });
 
+test("a script learns of a store that is down, and of one that comes back before it gives up", async () => {
+  const program = `
+    import { Idempotency } from ${dist("index.js")};
+    import { memoryStore } from ${dist("stores/memory.js")};
+    const broken = (method, times) => {
+      let calls = 0;
+      const store = memoryStore();
+      return new Proxy(store, {
+        get: (_, name) => name !== method ? store[name].bind?.(store) ?? store[name] : async (...given) => {
+          if (calls++ < times) throw Object.assign(new Error("refused"), { code: "ECONNREFUSED" });
+          return store[method](...given);
+        },
+      });
+    };
+    const main = async () => {
+      const down = new Idempotency({ store: broken("begin", Infinity) });
+      await down.run({ key: "k" }, () => {}).catch(({ code }) => console.log(code));
+      const brief = new Idempotency({ store: broken("settle", 6) });
+      const { value } = await brief.run({ key: "k" }, () => "receipt");
+      console.log(value, (await brief.status({ key: "k" })).state);
+    };
+    main();`;
+  const { stdout, stderr } = await run(
+    process.execPath,
+    ["--input-type=module", "--eval", program],
+    { timeout: 20_000 },
+  );
+  expect(stderr).toBe("");
+  expect(stdout).toBe("store-unavailable\nreceipt completed\n");
+});
+
 test("a program that has nothing more to do ends by itself (EN-14)", async () => {
   const { stdout, stderr } = await run(
     process.execPath,

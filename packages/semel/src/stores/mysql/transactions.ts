@@ -43,6 +43,7 @@ type TransactionSql = MysqlSql & { enqueue: QueueSql["add"] };
 export class MysqlTransactions<Connection extends MysqlConnection>
   implements StoreTransactions<Connection>
 {
+  readonly dialect = "mysql";
   readonly #pool: MysqlPool<Connection>;
   readonly #sql: TransactionSql;
   readonly #queryTimeoutMs: number;

@@ -77,6 +77,7 @@ export function transactionsOf(
   }
 
   const transactions: StoreTransactions = {
+    dialect: "postgres",
     concurrencyMax: Math.max(1, connectionsMax - 1),
 
     // No setting comes before the work, so that it may choose its isolation; what carries the claim
