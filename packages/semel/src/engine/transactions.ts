@@ -30,6 +30,7 @@ import { encoded, failureResult, type Outcome, outcomeOf } from "./execution.ts"
 import { LookUps } from "./look-ups.ts";
 import { type MarkedWork, markTogether } from "./marking.ts";
 import { OperationInTransaction } from "./operation-in-transaction.ts";
+import { hasCode } from "./persist.ts";
 import { Slots } from "./slots.ts";
 
 /** A handler whose writes on the transaction commit together with its result. */
@@ -278,19 +279,28 @@ export class Transactions {
           throw error;
         }
         const { retentionMs } = request.policy;
-        const result = await seal(done.result);
-        let answer: SettleAnswer;
-        if (begun) {
-          const token = { id: claim.id, owner: claim.owner, attempt: begun.attempt };
-          const ending = { ...token, kind: "complete", result, retentionMs } as const;
-          answer = await transactions.settle(executor, ending);
-        } else if (transactions.completeAndCommit) {
+        const record = async (done: Made<Value>): Promise<SettleAnswer> => {
+          const result = await seal(done.result);
+          if (begun) {
+            const token = { id: claim.id, owner: claim.owner, attempt: begun.attempt };
+            const ending = { ...token, kind: "complete", result, retentionMs } as const;
+            return transactions.settle(executor, ending);
+          }
+          if (!transactions.completeAndCommit) {
+            return transactions.complete(executor, claim, result, retentionMs);
+          }
           // From here on it may be committed.
           made = { made: done, operation: entered };
-          answer = await transactions.completeAndCommit(executor, claim, result, retentionMs);
-        } else {
-          answer = await transactions.complete(executor, claim, result, retentionMs);
-        }
+          return transactions.completeAndCommit(executor, claim, result, retentionMs);
+        };
+        const answer = await record(done).catch((error: unknown) => {
+          if (!hasCode(error, "store-full") || done.result.omitted) throw error;
+          // There is no room for the result. That it was done must be kept all the same (ST-10).
+          done = { ...done, result: emptied(done.result) };
+          return record(done).catch(() => {
+            throw error;
+          });
+        });
         if (answer.kind === "stale") return end({ kind: "stale" });
         made = { made: done, operation: entered };
         return { kind: "committed", ...made };
@@ -477,7 +487,7 @@ export class Transactions {
 
   #bounded(result: StoredResult): StoredResult {
     if (result.bytes.byteLength <= this.#host.maxResultBytes) return result;
-    return { kind: result.kind, omitted: true, bytes: new Uint8Array(0) };
+    return emptied(result);
   }
 
   #encoded(value: unknown): StoredResult {
@@ -515,6 +525,10 @@ export class Transactions {
       `The ${store.name} store has no transactions; use run(), or a Postgres, MySQL or SQLite store`,
     );
   }
+}
+
+function emptied({ kind }: StoredResult): StoredResult {
+  return { kind, omitted: true, bytes: new Uint8Array(0) };
 }
 
 /** What a record answers a request with; `undefined` when it may run. */

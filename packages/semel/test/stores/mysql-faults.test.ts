@@ -1,8 +1,10 @@
 import { type ChildProcess, fork } from "node:child_process";
+import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 import type { Pool } from "mysql2/promise";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Idempotency } from "../../src/engine/idempotency.ts";
 import { type MysqlStore, mysqlStore } from "../../src/stores/mysql.ts";
 import {
   acquire,
@@ -160,6 +162,24 @@ describe.skipIf(!server)(`mysqlStore on a server of its own${absent}`, () => {
       reason: { code: "store-full", message: expect.stringMatching(/max_allowed_packet/) },
     });
     expect(await store.settle(completion(tokens[1]!, large.subarray(0, 500_000)))).toEqual(SETTLED);
+  });
+
+  it("ST-10: a transaction whose result has no room is committed without it, and not made again", async () => {
+    const idempotency = new Idempotency({ store, sweep: false, cache: false });
+    const value = randomBytes(700_000).toString("base64");
+    let runs = 0;
+    const ask = (key: string, options = {}) =>
+      idempotency.transaction({ key, ...options }, () => {
+        runs++;
+        return value;
+      });
+    for (const options of [{}, { refuseLate: true, firstSentAt: Date.now() }]) {
+      const key = randomBytes(8).toString("hex");
+      expect((await ask(key, options)).value === value).toBe(true);
+      const again = await ask(key, options).catch(({ code }: { code: string }) => code);
+      expect(again === "result-not-stored").toBe(true);
+    }
+    expect(runs).toBe(2);
   });
 
   it("SM-14: refuses an entry for which a journal has no room, and keeps those before it", async () => {

@@ -90,8 +90,12 @@ function assertFits<Item>(
   part: readonly Item[],
   { bytesOf, packetBytesMax }: BatchBounds<Item>,
 ): void {
-  const [item] = part;
-  if (part.length > 1 || bytesOf(item!) + FRAME_BYTES <= packetBytesMax) return;
+  if (part.length === 1) assertFit(bytesOf(part[0]!), packetBytesMax);
+}
+
+/** {@link assertFits} for so many bytes. @throws {StoreFull} */
+export function assertFit(bytes: number, packetBytesMax: number): void {
+  if (bytes + FRAME_BYTES <= packetBytesMax) return;
   throw new StoreFull(
     `The record takes more than the ${packetBytesMax} bytes that MySQL accepts at once, at two for each byte of its result or of a step's; raise \`max_allowed_packet\`, or lower \`maxResultBytes\``,
   );

@@ -17,6 +17,7 @@ import { assertAdding } from "../queue-checks.ts";
 import { distinctItems } from "../sql-item.ts";
 import { answerTo } from "../sql-record.ts";
 import { completeAlone, noteOthers } from "../transactions.ts";
+import { assertFit } from "./batches.ts";
 import {
   connectionOf,
   executorOn,
@@ -34,6 +35,9 @@ import { appendAnswer, find, liveRecord } from "./records.ts";
 import type { MysqlSettings } from "./schema.ts";
 import type { MysqlSql } from "./statements.ts";
 import { beginStep, firstStep, proceed } from "./steps.ts";
+
+/** What a record takes at most, beside its result, in the statement that writes it. */
+const RECORD_BYTES = 16_384;
 
 /** What `mysql2` allows a pool that was told nothing. */
 const CONNECTION_LIMIT_DEFAULT = 10;
@@ -139,6 +143,7 @@ export class MysqlTransactions<Connection extends MysqlConnection>
     result: Uint8Array,
     retentionMs: number,
   ): Promise<SettleAnswer> {
+    await this.#assertFit(result);
     const run = statementsOf(executor);
     const ended = { state: "completed", leaseMs: null, lifeMs: retentionMs, result } as const;
     const record = { ...firstStep(claim).insert, ...ended };
@@ -208,8 +213,15 @@ export class MysqlTransactions<Connection extends MysqlConnection>
   }
 
   async settle(executor: SqlExecutor, ending: Ending): Promise<SettleAnswer> {
+    if (ending.kind === "complete") await this.#assertFit(ending.result);
     const settled = await statementsOf(executor).change(this.#sql.settle([ending], 0));
     return { kind: settled === 1 ? "settled" : "stale" };
+  }
+
+  /** A statement that is too long would cost the connection, and with it the transaction. */
+  async #assertFit(result: Uint8Array): Promise<void> {
+    const { packetBytesMax } = await this.#prepare();
+    assertFit(RECORD_BYTES + 2 * result.byteLength, packetBytesMax);
   }
 
   async enqueue(

@@ -360,7 +360,7 @@ function replays(records: string): string {
     WHERE r.id = ANY ($1::uuid[]) AND coalesce(r.expires_at > ${NOW}, false) AND r.state + 0 = ${COMPLETED}
       AND r.format = ${RECORD_FORMAT} AND r.lease_until IS NULL AND r.reason IS NULL
       AND r.on_crash BETWEEN ${HOLD} AND ${PROBE} AND r.attempt >= 0 AND r.crashes >= 0
-      AND strpos(r.fingerprint, E'\\n') = 0
+      AND strpos(r.fingerprint, E'\\n') = 0 AND r.result IS NOT NULL
       AND ($11 OR octet_length(r.result) <= ${BYTES_TOGETHER})`;
 }
 
