@@ -2,11 +2,13 @@
 
 import { randomBytes } from "node:crypto";
 import { Queue, Worker } from "bullmq";
+import { Redis } from "ioredis";
 import { connectAsync } from "mqtt";
 import { afterAll, describe, expect, test } from "vitest";
 import { bullProcessor } from "../../src/consumers/bullmq.ts";
-import { eachBatch, type KafkaRecord } from "../../src/consumers/kafka.ts";
+import { eachBatch, eachMessage, type KafkaRecord } from "../../src/consumers/kafka.ts";
 import { consumeMqtt } from "../../src/consumers/mqtt.ts";
+import { consumeStream } from "../../src/consumers/redis-streams.ts";
 import { consumeSqs, sqsHandler } from "../../src/consumers/sqs.ts";
 import { Idempotency } from "../../src/engine/idempotency.ts";
 import { createInbox, type InboxOptions } from "../../src/engine/inbox/inbox.ts";
@@ -132,6 +134,89 @@ test("options of SQS that are wrong are refused by name", () => {
   );
   expect(consume({ waitTime: "30s" })).toThrow("`waitTime` must be a whole number from 1 to 20");
   expect(() => consumeSqs(inboxOf(), {} as never, "q", { handler() {} })).toThrow("`client` must");
+});
+
+describe("ids that are bytes", () => {
+  /** Numbers as eight bytes: from 128 on these are no UTF-8. */
+  const binaryIds = [127n, 128n, 129n, 130n].map((number) => {
+    const id = Buffer.alloc(8);
+    id.writeBigUInt64BE(number);
+    return id;
+  });
+  const textOf = (id: Buffer) => Buffer.from(`bytes:${id.toString("hex")}`);
+  const replaced = Buffer.from("\ufffd");
+  const ids = [...binaryIds, textOf(binaryIds[1]!), replaced, Buffer.from("order-ü")];
+
+  const delivered = (id: Buffer, offset: number) => ({
+    topic: "orders",
+    partition: 0,
+    message: {
+      offset: String(offset),
+      key: id,
+      value: Buffer.from("+1"),
+      headers: { "idempotency-key": id },
+    },
+    heartbeat: async () => {},
+  });
+
+  test("MSG-1: on Kafka, ids that are no text are told apart, and known again", async () => {
+    const kinds: string[] = [];
+    const handle = eachMessage(inboxOf(), {
+      handler() {},
+      onDelivery: ({ delivery }) => kinds.push(delivery.kind),
+    });
+    for (const [at, id] of ids.entries()) await handle(delivered(id, at));
+    for (const [at, id] of ids.entries()) await handle(delivered(id, at + 100));
+    expect(kinds).toEqual([...ids.map(() => "processed"), ...ids.map(() => "duplicate")]);
+  });
+
+  test("MSG-1: an id that was text before is the same: what was handled is not handled again", async () => {
+    const inbox = inboxOf();
+    await inbox.process({ id: "order-ü", payload: Buffer.from("+1") }, () => {});
+    const handle = eachMessage(inbox, {
+      handler() {
+        throw new Error("again");
+      },
+    });
+    await handle(delivered(Buffer.from("order-ü"), 1));
+    expect(inbox.counts).toMatchObject({ duplicate: 1, failed: 0 });
+  });
+
+  test.each([
+    ["bytes that were made text", (key: Buffer | null) => String(key)],
+    ["half a character", () => "\ud800"],
+  ])("MSG-1: an id of %s is another message's as well: a dead letter", async (_, named) => {
+    const reasons: string[] = [];
+    const handle = eachMessage(inboxOf(), {
+      handler() {},
+      id: ({ message }) => named(message.key),
+      deadLetter: (_, reason) => reasons.push(reason),
+    });
+    for (const id of binaryIds.slice(1)) await handle(delivered(id, 1));
+    const reason = expect.stringMatching(/^unidentified: The message's id was bytes.*U\+FFFD/);
+    expect(reasons).toEqual([reason, reason, reason]);
+  });
+
+  test.skipIf(bullmqHarness.missing !== undefined)(
+    "MSG-1: in Redis Streams, ids that are no text are told apart, and known again",
+    async () => {
+      const client = new Redis(connection);
+      const [blocking, stream] = [client.duplicate(), name()];
+      for (const id of [...ids, ...ids]) await client.xadd(stream, "*", "idempotency-key", id);
+      const kinds: string[] = [];
+      const source = { client, blocking, stream, group: "billing" };
+      const consumption = consumeStream(inboxOf({ concurrency: 1 }), source, {
+        handler() {},
+        onDelivery: ({ delivery }) => kinds.push(delivery.kind),
+      });
+      await until(() => kinds.length === 2 * ids.length);
+      await consumption.close();
+      await client.del(stream);
+      client.disconnect();
+      blocking.disconnect();
+      expect(kinds).toEqual([...ids.map(() => "processed"), ...ids.map(() => "duplicate")]);
+    },
+  );
 });
 
 describe("Kafka in batches", () => {
