@@ -26,7 +26,7 @@ export interface IdempotencyOptions<Transaction = unknown> extends OperationOpti
   completionRetry?: Duration;
   /** Collection of expired records; `false` leaves it to other processes. @default every 60 s, 1,000 a batch */
   sweep?: false | { every?: Duration; batch?: number };
-  /** How values become bytes. @default JSON with `Date`, `bigint`, `Uint8Array`, `Map`, `Set`, `undefined` */
+  /** How values become bytes. @default {@link jsonCodec} */
   codec?: Codec;
   /** Encrypts results, inputs and payloads at rest (ST-11). @default off */
   encryption?: EncryptionOptions;
