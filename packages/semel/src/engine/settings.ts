@@ -96,6 +96,13 @@ export function settingsOf<Transaction>(options: IdempotencyOptions<Transaction>
   };
 }
 
+/** @throws {InvalidOption} when it is something else, such as a store */
+export function assertIdempotency(idempotency: unknown): void {
+  const methods = ["run", "begin", "policy"];
+  const what = "must be an Idempotency, as `new Idempotency({ store })` makes it";
+  assertMethods(idempotency, "idempotency", methods, what);
+}
+
 function assertStore(store: unknown): asserts store is Store {
   const methods = store as Record<string, unknown> | null | undefined;
   const missing = STORE_METHODS.filter((name) => typeof methods?.[name] !== "function");
