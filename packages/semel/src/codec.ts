@@ -12,21 +12,36 @@ export interface Codec {
 const decoder = new TextDecoder("utf-8", { fatal: true });
 
 /**
- * The default codec: JSON with `Date`, `bigint`, `Uint8Array`, `Map`, `Set`, `undefined`, `NaN`,
- * infinities, repeated and cyclic references. Functions, symbols and instances of classes are
- * refused, because a replay could not be the same value. Any `Uint8Array`, a `Buffer` too, comes
- * back as a `Uint8Array`.
+ * The default codec: what JSON has, and `Date`, `RegExp`, `URL`, `bigint`, `Map`, `Set`, `Buffer`, typed
+ * arrays, `undefined`, `NaN`, infinities, repeated and cyclic references. A replay's value is of the same
+ * type and equal.
+ *
+ * Of an instance of a class that extends `Array`, `Map`, `Set`, `Date` or `Uint8Array`, such as a result
+ * of `postgres`, what the built-in class holds comes back, as an instance of that: what the class adds is
+ * lost. Other instances of classes are refused, as are functions, symbols and promises, because a replay
+ * could not be the same value.
+ *
+ * @example jsonCodec.decode(jsonCodec.encode({ at: new Date(0), pdf: Buffer.from("%PDF") }));
  */
 export const jsonCodec: Codec = {
   encode(value) {
     try {
-      return Buffer.from(stringify(value, { Bytes: encodeBytes, View: ownView }));
+      return Buffer.from(stringify(value, REDUCERS));
     } catch (cause) {
-      if (!(cause instanceof DevalueError) || !cause.path) throw cause;
-      throw new TypeError(`${cause.message}, at \`value${cause.path}\``, { cause });
+      if (!(cause instanceof DevalueError)) throw cause;
+      const [what, remedy] = refusalOf(cause);
+      throw new TypeError(`it holds ${what}, at \`value${cause.path}\`${remedy}`, { cause });
     }
   },
-  decode: (bytes) => parse(decoder.decode(bytes), { Bytes: decodeBytes, View: ([view]) => view }),
+  decode: (bytes) => parse(decoder.decode(bytes), REVIVERS),
+};
+
+/** How values that devalue does not know, or would not keep as they are, are written. The first that fits. */
+const REDUCERS = { Buffer: encodeBuffer, Bytes: encodeBytes, View: ownView };
+const REVIVERS = {
+  Buffer: decodeBuffer,
+  Bytes: decodeBytes,
+  View: ([view]: [ArrayBufferView]) => view,
 };
 
 /**
@@ -45,11 +60,31 @@ export function isolated(codec: Codec): Codec {
   };
 }
 
+/** What cannot be stored, and what to do about it: devalue names no class. */
+function refusalOf({ value, message }: DevalueError): [what: string, remedy: string] {
+  if (typeof value?.then === "function") return ["a promise", ": await it first"];
+  if (typeof value === "object" && message.endsWith("non-POJOs")) {
+    const name = value.constructor?.name || "a class";
+    return [`an instance of ${name}`, ": store what is needed of it as a plain object"];
+  }
+  const what = message.replace("Cannot stringify ", "").replace("POJOs", "objects");
+  return [what, ""];
+}
+
+function encodeBuffer(value: unknown): string | false {
+  return Buffer.isBuffer(value) && encodeBytes(value);
+}
+
+/** Not of the pool that small buffers share. */
+function decodeBuffer(text: string): Buffer {
+  return Buffer.from(decodeBytes(text).buffer);
+}
+
 function encodeBytes(value: unknown): string | false {
   return value instanceof Uint8Array ? Buffer.from(value).toString("base64") || "=" : false;
 }
 
-function decodeBytes(text: string): Uint8Array {
+function decodeBytes(text: string): Uint8Array<ArrayBuffer> {
   return Uint8Array.from(Buffer.from(text, "base64"));
 }
 

@@ -49,14 +49,21 @@ export function assertInteger(value: unknown, option: string, min: number, max: 
   );
 }
 
-/** Refuses a value that lacks a method, as one made by plain JavaScript may. */
-export function assertMethods(value: unknown, option: string, methods: readonly string[]): void {
+/**
+ * Refuses a value that lacks a method, as one made by plain JavaScript may.
+ *
+ * @param what the value should be, where the names of its methods do not tell
+ */
+export function assertMethods(
+  value: unknown,
+  option: string,
+  methods: readonly string[],
+  what = `must have the methods ${methods.join(", ")}`,
+): void {
   const given = value as Record<string, unknown> | null | undefined;
   const missing = methods.filter((name) => typeof given?.[name] !== "function");
   if (missing.length === 0) return;
-  throw new InvalidOption(
-    `\`${option}\` must have the methods ${methods.join(", ")}; it lacks ${missing.join(", ")}`,
-  );
+  throw new InvalidOption(`\`${option}\` ${what}; it lacks ${missing.join(", ")}`);
 }
 
 /** A value in a message: anything may have been passed. */

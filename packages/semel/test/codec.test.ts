@@ -53,9 +53,35 @@ describe("the default codec (EN-2)", () => {
     );
   });
 
-  test("gives back a Buffer as a plain Uint8Array", () => {
-    const back = jsonCodec.decode(jsonCodec.encode(Buffer.from("text")));
-    expect(back).toStrictEqual(Uint8Array.from(Buffer.from("text")));
+  test("gives back a Buffer as a Buffer, with memory of its own", () => {
+    for (const buffer of [Buffer.from("text"), Buffer.alloc(0), Buffer.from([0xff, 0])]) {
+      const [back] = jsonCodec.decode(jsonCodec.encode([buffer])) as [Buffer];
+      expect(back).toStrictEqual(buffer);
+      expect(Buffer.isBuffer(back)).toBe(true);
+      expect(String(back)).toBe(String(buffer));
+      expect(back.buffer.byteLength).toBe(buffer.byteLength);
+    }
+  });
+
+  test("reads a Buffer as it was written before it had a tag: as a Uint8Array", () => {
+    const back = jsonCodec.decode(Buffer.from('[["Bytes",1],"AQI="]'));
+    expect(back).toStrictEqual(Uint8Array.of(1, 2));
+  });
+
+  test("gives back what the built-in class of an instance holds", () => {
+    class Rows extends Array<number> {
+      readonly count = 2;
+    }
+    const values: [object, object][] = [
+      [Rows.of(1, 2), [1, 2]],
+      [new (class extends Map<string, number> {})([["a", 1]]), new Map([["a", 1]])],
+      [new (class extends Set<number> {})([1]), new Set([1])],
+      [new (class extends Date {})(0), new Date(0)],
+      [new (class extends Uint8Array {})([1]), Uint8Array.of(1)],
+    ];
+    for (const [value, plain] of values) {
+      expect(jsonCodec.decode(jsonCodec.encode(value))).toStrictEqual(plain);
+    }
   });
 
   test("writes what later versions have to read", () => {
@@ -63,16 +89,28 @@ describe("the default codec (EN-2)", () => {
     expect(text({ a: 1n, at: new Date(0) })).toBe(
       '[{"a":1,"at":2},["BigInt","1"],["Date","1970-01-01T00:00:00.000Z"]]',
     );
-    expect(text(Buffer.from([1, 2]))).toBe('[["Bytes",1],"AQI="]');
+    expect(text(Uint8Array.of(1, 2))).toBe('[["Bytes",1],"AQI="]');
+    expect(text(Buffer.from([1, 2]))).toBe('[["Buffer",1],"AQI="]');
+    expect(text(Buffer.alloc(0))).toBe('[["Buffer",1],"="]');
     expect(text(new Uint8Array(0))).toBe('[["Bytes",1],"="]');
   });
 
-  test("says which part cannot be stored", () => {
-    const value = { list: [{ ok: 1 }, { at: new Map([["k", () => {}]]) }] };
-    expect(() => jsonCodec.encode(value)).toThrow(
-      /Cannot stringify a function, at `value\.list\[1\]/,
-    );
-    expect(() => jsonCodec.encode(() => {})).toThrow(/^Cannot stringify a function$/);
+  class Money {}
+  test.each([
+    ["a function", { list: [{ ok: 1 }, () => {}] }, "a function, at `value.list[1]`"],
+    ["a function by itself", () => {}, "a function, at `value`"],
+    ["a symbol", [Symbol("s")], "a Symbol primitive, at `value[0]`"],
+    ["a promise", { at: Promise.resolve() }, "a promise, at `value.at`: await it first"],
+    ["a key that is a symbol", { [Symbol("s")]: 1 }, "objects with symbolic keys, at `value`"],
+    ["an error", new RangeError("x"), "an instance of RangeError, at `value`: store"],
+    [
+      "an instance of a class",
+      new Map([["k", { total: new Money() }]]),
+      'an instance of Money, at `value.get("k").total`: store what is needed of it as a plain object',
+    ],
+    ["an instance of a class without a name", [new (class {})()], "an instance of a class, at"],
+  ])("says where %s is, which it cannot store, and what to do", (_, value, why) => {
+    expect(() => jsonCodec.encode(value)).toThrow(`it holds ${why}`);
   });
 
   test("refuses text that is not UTF-8", () => {

@@ -6,6 +6,7 @@ import type { Delivery, Inbox, InboxMessage } from "../engine/inbox/inbox.ts";
 import { InvalidOption, KeyInvalid } from "../errors.ts";
 import { Gathering } from "../gathering.ts";
 import { assertKnownOptions, assertMethods } from "../options.ts";
+import { isAmbiguous } from "./message-id.ts";
 
 /** What an adapter needs besides the inbox and the broker. */
 export interface DeliveryOptions<Message> {
@@ -243,10 +244,17 @@ function namedBy<Message>(
     if (given !== undefined && typeof given !== "string") {
       return new KeyInvalid(`A message's id must be a string, got ${typeof given}`);
     }
+    if (given !== undefined && isAmbiguous(given)) return ambiguous();
     return { id: given, payload: payloadOf ? payloadOf(message) : payload };
   } catch (cause) {
     return new KeyInvalid(`The message could not be named: ${messageOf(cause)}`, { cause });
   }
+}
+
+function ambiguous(): KeyInvalid {
+  return new KeyInvalid(
+    "The message's id was bytes that are no text, and reads like other ids now (it holds U+FFFD or a lone surrogate); name it with `id`, bytes in hexadecimal",
+  );
 }
 
 /** @throws {InvalidOption} */

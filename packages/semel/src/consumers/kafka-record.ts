@@ -2,6 +2,7 @@
 
 import { ID_NAME } from "../producers/effect.ts";
 import type { DeliveryOptions, Named } from "./deliveries.ts";
+import { idOfBytes } from "./message-id.ts";
 
 type HeaderValue = Buffer | string;
 
@@ -38,7 +39,7 @@ export const HEARTBEAT_MS = 500;
 
 export function namedBy({ topic, partition, message }: KafkaRecord): Named {
   const header = message.headers?.[ID_NAME];
-  const id = String((Array.isArray(header) ? header[0] : header) ?? "");
+  const id = idOfBytes(Array.isArray(header) ? header[0] : header);
   return { id: id || `${topic}:${partition}:${message.offset}`, payload: message.value };
 }
 

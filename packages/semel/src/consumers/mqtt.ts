@@ -7,7 +7,12 @@ import { assertMethods, assertOneOf } from "../options.ts";
 import { ID_NAME } from "../producers/effect.ts";
 import { type ConsumeOptions, type Consumption, endOf, Intake } from "./consumption.ts";
 import type { MessageHandler } from "./deliveries.ts";
-import { type MqttConsumer, type MqttMessage, sessionMs } from "./mqtt-client.ts";
+import {
+  assertLastingSession,
+  type MqttConsumer,
+  type MqttMessage,
+  sessionMs,
+} from "./mqtt-client.ts";
 
 export { type MqttPublisher, type MqttPublishOptions, publishMqtt } from "../producers/mqtt.ts";
 export type { ConsumeOptions, Consumption } from "./consumption.ts";
@@ -31,7 +36,8 @@ export interface MqttOptions extends ConsumeOptions<MqttMessage> {
  * The id is the user property `idempotency-key` of MQTT 5, which {@link publishMqtt} sets; MQTT has none
  * of its own that outlives a connection.
  *
- * @param client not yet connected, with `clean: false`, so that what comes meanwhile is kept for it
+ * @param client not yet connected, with `clean: false` and in MQTT 5 a `sessionExpiryInterval`, so that
+ * what it has not acknowledged and what comes meanwhile is kept for it
  * @throws {InvalidOption}
  * @example
  * const client = mqtt.connect(url, { protocolVersion: 5, clientId: "billing-1", clean: false,
@@ -55,6 +61,7 @@ export function consumeMqtt<Transaction>(
       "`client` is connected, and may have acknowledged messages that nobody handled: call consumeMqtt() right after connect()",
     );
   }
+  assertLastingSession(client);
   inbox.expectRedelivery(sessionMs(client), "the MQTT session");
   let connections = 0;
   // Before the acknowledgement, of QoS 2 too: `mqtt` keeps what it has received in memory only.

@@ -2,7 +2,8 @@
 // the handler runs (MSG-2).
 
 import type { Inbox } from "../engine/inbox/inbox.ts";
-import { assertMethods } from "../options.ts";
+import { InvalidOption } from "../errors.ts";
+import { assertMethods, shown } from "../options.ts";
 import { type ConsumeOptions, type Consumption, Intake } from "./consumption.ts";
 import type { MessageHandler, Settling } from "./deliveries.ts";
 
@@ -24,7 +25,7 @@ export interface JetStreamMessage {
 /** A pull consumer of `@nats-io/jetstream`: `await js.consumers.get(stream, durable)`. */
 export interface JetStreamConsumer<Message extends JetStreamMessage> {
   info(cached?: boolean): Promise<{
-    config: { ack_wait?: number; max_deliver?: number };
+    config: { ack_policy?: string; ack_wait?: number; max_deliver?: number };
   }>;
   fetch(options: {
     max_messages: number;
@@ -53,6 +54,7 @@ const PULL_MS = 5_000;
  * The id is the header `Nats-Msg-Id`, which is also the same when the publisher publishes again;
  * without it stream and sequence, which is the same for redeliveries only.
  *
+ * @param consumer of `ack_policy` "explicit"; with another one `closed` rejects with `InvalidOption`
  * @throws {InvalidOption}
  * @example
  * const consumer = await jetstream(connection).consumers.get("ORDERS", "billing");
@@ -69,7 +71,9 @@ export function consumeJetStream<Message extends JetStreamMessage, Transaction>(
   const intake = new Intake(inbox, options, "consumeJetStream()", ["deadLetter", "termReason"]);
   assertMethods(consumer, "consumer", ["info", "fetch"]);
   return intake.start(async () => {
-    const { ack_wait = ACK_WAIT_DEFAULT, max_deliver = -1 } = (await consumer.info(true)).config;
+    const { config } = await consumer.info(true);
+    assertExplicit(config.ack_policy);
+    const { ack_wait = ACK_WAIT_DEFAULT, max_deliver = -1 } = config;
     const ackWaitMs = ack_wait / NANOSECONDS;
     if (max_deliver > 0) inbox.expectRedelivery(ackWaitMs * max_deliver, "the JetStream consumer");
     // The client connects again by itself, until it is closed.
@@ -104,6 +108,14 @@ export function consumeJetStream<Message extends JetStreamMessage, Transaction>(
     };
     void intake.receive(message, { id, payload: message.data }, settling);
   }
+}
+
+/** "none" has the server take for handled what it has sent, "all" whatever came before what is acknowledged. */
+function assertExplicit(policy: unknown): void {
+  if (policy === "explicit") return;
+  throw new InvalidOption(
+    `\`consumer\` has the ack_policy ${shown(policy)}, with which messages that nobody handled are never delivered again; make a durable consumer with \`ack_policy: "explicit"\``,
+  );
 }
 
 function isClosed(error: unknown): boolean {

@@ -9,6 +9,7 @@ import { ID_NAME } from "../producers/effect.ts";
 import { type RedisStreamClient, type Send, sender } from "../producers/redis-stream-client.ts";
 import { type ConsumeOptions, type Consumption, Intake } from "./consumption.ts";
 import type { MessageHandler, Settling } from "./deliveries.ts";
+import { idOfBytes } from "./message-id.ts";
 
 export { publishStream, type StreamPublishOptions } from "../producers/redis-streams.ts";
 export type { ConsumeOptions, Consumption } from "./consumption.ts";
@@ -132,7 +133,7 @@ export function consumeStream<Transaction>(
         await send("XACK", stream, group, entry);
       },
     };
-    const id = fields[ID_NAME]?.toString() || `${stream}:${entry}`;
+    const id = idOfBytes(fields[ID_NAME]) || `${stream}:${entry}`;
     const named = { id, payload: pairs };
     void intake.receive({ id: entry, fields }, named, settling);
   }

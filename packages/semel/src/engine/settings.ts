@@ -26,7 +26,7 @@ export interface IdempotencyOptions<Transaction = unknown> extends OperationOpti
   completionRetry?: Duration;
   /** Collection of expired records; `false` leaves it to other processes. @default every 60 s, 1,000 a batch */
   sweep?: false | { every?: Duration; batch?: number };
-  /** How values become bytes. @default JSON with `Date`, `bigint`, `Uint8Array`, `Map`, `Set`, `undefined` */
+  /** How values become bytes. @default {@link jsonCodec} */
   codec?: Codec;
   /** Encrypts results, inputs and payloads at rest (ST-11). @default off */
   encryption?: EncryptionOptions;
@@ -94,6 +94,13 @@ export function settingsOf<Transaction>(options: IdempotencyOptions<Transaction>
     storeTimeoutMs: durationMs(options.storeTimeout ?? "2s", "storeTimeout", { minMs: 1 }),
     completionRetryMs: durationMs(options.completionRetry ?? "5s", "completionRetry"),
   };
+}
+
+/** @throws {InvalidOption} when it is something else, such as a store */
+export function assertIdempotency(idempotency: unknown): void {
+  const methods = ["run", "begin", "policy"];
+  const what = "must be an Idempotency, as `new Idempotency({ store })` makes it";
+  assertMethods(idempotency, "idempotency", methods, what);
 }
 
 function assertStore(store: unknown): asserts store is Store {

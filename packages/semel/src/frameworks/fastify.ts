@@ -24,7 +24,7 @@ import type { HttpOptions } from "../http/options.ts";
 import { eachField, type HttpResponse } from "../http/response.ts";
 import { transactionalLayer } from "../http/transactional.ts";
 import { turnEnd } from "../http/turn.ts";
-import { assertMethods, assertOneOf } from "../options.ts";
+import { assertOneOf } from "../options.ts";
 
 export type { HttpOperation } from "../http/exchange.ts";
 export type { HttpOptions } from "../http/options.ts";
@@ -120,6 +120,7 @@ export function idempotent(
   options: FastifyOptions<never>,
   done: (error?: Error) => void,
 ): void {
+  assertRegistered(done);
   try {
     const guard = new Guard(options as FastifyOptions<unknown>);
     instance.addHook("onRoute", (route: RouteOptions) => guard.add(route));
@@ -252,6 +253,14 @@ class Guard {
   };
 }
 
+/** The other adapters are called; this one would be a function that nobody calls. */
+function assertRegistered(done: unknown): void {
+  if (typeof done === "function") return;
+  throw new InvalidOption(
+    "idempotent() of semel/fastify is a plugin: `await app.register(idempotent, { idempotency, scope })`",
+  );
+}
+
 type Layer = HttpLayer<unknown>;
 type RouteConfig = { idempotency?: RouteIdempotency<unknown> };
 
@@ -263,7 +272,6 @@ const ours = new WeakSet<Hook>();
 
 function layerOf({ idempotency, hook, ...options }: FastifyOptions<unknown>): Layer {
   if (hook !== undefined) assertOneOf(hook, ["preHandler", "preValidation"], "hook");
-  assertMethods(idempotency, "idempotency", ["begin", "policy"]);
   return new HttpLayer(idempotency, options);
 }
 

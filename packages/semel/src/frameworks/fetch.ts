@@ -1,6 +1,7 @@
 // Everything that serves `Request → Response`: Next.js route handlers, Bun, Deno, Workers, SvelteKit.
 
 import type { Idempotency } from "../engine/idempotency.ts";
+import { InvalidOption } from "../errors.ts";
 import { HttpLayer, type IncomingRequest } from "../http/exchange.ts";
 import {
   captureFetchResponse,
@@ -32,6 +33,7 @@ export function idempotent<Rest extends unknown[]>(
   handler: (request: Request, ...rest: Rest) => Response | Promise<Response>,
 ): (request: Request, ...rest: Rest) => Promise<Response> {
   const layer = new HttpLayer(idempotency, options);
+  if (typeof handler !== "function") throw new InvalidOption("idempotent() takes a handler");
   return async (request, ...rest) => {
     const decision = await layer.decide(
       incomingRequest(request, (bytesMax) => copyBody(request, bytesMax)),

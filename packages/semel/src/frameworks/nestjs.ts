@@ -109,6 +109,13 @@ interface IdempotentRoute {
   readonly isTransactional: boolean;
 }
 
+function assertEngine(idempotency: Partial<IdempotencyOptions> | undefined): void {
+  if (idempotency instanceof Idempotency || idempotency?.store !== undefined) return;
+  throw new InvalidOption(
+    "`idempotency` of SemelModule must be an Idempotency, as `new Idempotency({ store })` makes it, or the options of one, such as `{ store }`",
+  );
+}
+
 /** The routes of an application, each with its HTTP layer, checked when the application starts. */
 class IdempotentRoutes implements OnModuleInit, BeforeApplicationShutdown {
   readonly idempotency: Idempotency;
@@ -121,6 +128,7 @@ class IdempotentRoutes implements OnModuleInit, BeforeApplicationShutdown {
     assertKnownOptions(options, ["idempotency", "defaults"], "SemelModule");
     const { idempotency, defaults = {} } = options;
     assertKnownOptions(defaults, IDEMPOTENT_OPTIONS, "`defaults` of SemelModule");
+    assertEngine(idempotency);
     this.#isOwn = !(idempotency instanceof Idempotency);
     this.idempotency =
       idempotency instanceof Idempotency ? idempotency : new Idempotency(idempotency);

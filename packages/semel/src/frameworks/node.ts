@@ -2,6 +2,7 @@
 
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Idempotency } from "../engine/idempotency.ts";
+import { InvalidOption } from "../errors.ts";
 import { type Exchange, HttpLayer } from "../http/exchange.ts";
 import { admitNodeRequest, type NodeRequest } from "../http/node-exchange.ts";
 import { breakOff, setReason } from "../http/node-headers.ts";
@@ -35,10 +36,12 @@ export type NodeHandler = (request: IncomingMessage, response: ServerResponse) =
  */
 export function idempotent(
   idempotency: Idempotency,
-  { reportError = console.error, ...options }: NodeOptions,
+  options: NodeOptions,
   handler: NodeHandler,
 ): (request: IncomingMessage, response: ServerResponse) => Promise<void> {
-  const layer = new HttpLayer(idempotency, options);
+  const { reportError, http } = optionsOf(options);
+  const layer = new HttpLayer(idempotency, http);
+  if (typeof handler !== "function") throw new InvalidOption("idempotent() takes a handler");
   return async (request, response) => {
     let exchange: Exchange | undefined;
     try {
@@ -78,10 +81,11 @@ export type NodeTransactionalHandler<Transaction> = (
  */
 export function transactional<Transaction>(
   idempotency: Idempotency<Transaction>,
-  { reportError = console.error, ...options }: NodeOptions,
+  options: NodeOptions,
   handler: NodeTransactionalHandler<Transaction>,
 ): (request: IncomingMessage, response: ServerResponse) => Promise<void> {
-  const layer = transactionalLayer(idempotency, options, handler);
+  const { reportError, http } = optionsOf(options);
+  const layer = transactionalLayer(idempotency, http, handler);
   return async (request, response) => {
     try {
       await answerInTransaction(layer, request, response, factsOf(request), (tx: Transaction) =>
@@ -92,6 +96,12 @@ export function transactional<Transaction>(
       answerFailure(response);
     }
   };
+}
+
+/** Plain JavaScript may give none; what is missing then is said with the others. */
+function optionsOf(options: NodeOptions | undefined) {
+  const { reportError = console.error, ...http } = options ?? ({} as NodeOptions);
+  return { reportError, http };
 }
 
 function factsOf(request: IncomingMessage): NodeRequest<IncomingMessage> {

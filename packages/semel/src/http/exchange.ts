@@ -7,6 +7,7 @@ import type { RecordEffect } from "../engine/effects/effects.ts";
 import type { StoredResult } from "../engine/envelope.ts";
 import { endAfterError, failureResult, refusal, storedFailure } from "../engine/execution.ts";
 import type { Idempotency } from "../engine/idempotency.ts";
+import { assertIdempotency } from "../engine/settings.ts";
 import type { Step } from "../engine/steps.ts";
 import {
   AttemptSuperseded,
@@ -85,7 +86,9 @@ export class HttpLayer<Request> {
   readonly policy: HttpPolicy<Request>;
   readonly #idempotency: Idempotency;
 
+  /** @throws {InvalidOption} */
   constructor(idempotency: Idempotency, options: HttpOptions<Request>) {
+    assertIdempotency(idempotency);
     this.#idempotency = idempotency;
     this.policy = httpPolicy(idempotency, options);
   }

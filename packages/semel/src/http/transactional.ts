@@ -5,6 +5,7 @@ import type { OperationRequest } from "../engine/admission.ts";
 import type { Operation } from "../engine/attempt.ts";
 import type { RecordEffect } from "../engine/effects/effects.ts";
 import type { Idempotency } from "../engine/idempotency.ts";
+import { assertIdempotency } from "../engine/settings.ts";
 import type { Step } from "../engine/steps.ts";
 import { InvalidOption, isSemelError } from "../errors.ts";
 import { type Answer, executedHeaders, HttpLayer, type HttpOperation } from "./exchange.ts";
@@ -28,8 +29,9 @@ export function transactionalLayer<Request>(
   options: HttpOptions<Request>,
   handler: unknown,
 ): HttpLayer<Request> {
-  idempotency.assertTransactional();
+  assertIdempotency(idempotency);
   if (typeof handler !== "function") throw new InvalidOption("transactional() takes a handler");
+  idempotency.assertTransactional();
   // The database undoes what a crashed attempt began.
   return new HttpLayer(idempotency, { ...options, onCrash: "rerun" });
 }

@@ -5,6 +5,7 @@ import { canonicalForm } from "../canonical-form.ts";
 import type { Attempt, Operation } from "../engine/attempt.ts";
 import type { Idempotency } from "../engine/idempotency.ts";
 import type { OperationOptions } from "../engine/policy.ts";
+import { assertIdempotency } from "../engine/settings.ts";
 import {
   type ErrorCode,
   InvalidOption,
@@ -93,6 +94,7 @@ export function idempotentTool<
   options: ToolOptions<Args, Extra, Result>,
   handler: ToolHandler<Args, Extra, Result>,
 ): (args: Args, extra: Extra) => Promise<Result | ToolRefusal> {
+  assertIdempotency(idempotency);
   assertToolOptions(options);
   if (typeof handler !== "function") throw new InvalidOption("idempotentTool() takes a handler");
   const { tool, scope, key, derive, required, fingerprint, structuredErrors, ...rest } = options;

@@ -5,7 +5,7 @@
 import { systemClock } from "../clock.ts";
 import { type Duration, durationMs } from "../duration.ts";
 import { InvalidOption, StoreUnavailable } from "../errors.ts";
-import { assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
+import { assertInteger, assertKnownOptions, assertMethods, assertOneOf } from "../options.ts";
 import type {
   AttemptToken,
   BeginAnswer,
@@ -76,13 +76,15 @@ const TRIES_MAX = 50;
 /**
  * A store in a DynamoDB table, through the caller's own document client.
  *
- * @throws {InvalidOption} when an option is unknown, missing or out of bounds
+ * @throws {InvalidOption} when an option is unknown, missing or out of bounds, or the client is none
  * @example
  * const document = DynamoDBDocument.from(new DynamoDBClient({}));
  * const store = dynamodbStore(document, { table: "semel", clockSkew: "2s" });
  */
 export function dynamodbStore(document: DynamoDocument, options: DynamodbStoreOptions): Store {
   assertKnownOptions(options, ["table", "clockSkew", "sweep", "clock"], "dynamodbStore()");
+  const what = "must be a document client, such as `DynamoDBDocument.from(client)`";
+  assertMethods(document, "document", ["get", "put", "update", "delete", "scan"], what);
   const { table, clockSkew, sweep = "ttl", clock = systemClock } = options;
   assertOneOf(sweep, ["ttl", "scan"], "sweep");
   if (typeof table !== "string" || !/^[\w.-]{3,255}$/.test(table)) {

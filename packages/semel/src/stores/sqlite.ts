@@ -3,7 +3,7 @@
 
 import { type Duration, durationMs } from "../duration.ts";
 import { InvalidOption, RecordUnreadable } from "../errors.ts";
-import { assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
+import { assertInteger, assertKnownOptions, assertMethods, assertOneOf } from "../options.ts";
 import type {
   BeginAnswer,
   Claim,
@@ -97,7 +97,7 @@ const SWEEP_LIMIT_MAX = 100_000;
  * connection must be used for nothing else, is configured on first use (`synchronous`,
  * `busy_timeout`), and is never closed by the store.
  *
- * @throws {InvalidOption} when an option is unknown or out of bounds
+ * @throws {InvalidOption} when an option is unknown or out of bounds, or the database is none
  * @example
  * const store = sqliteStore(new DatabaseSync("idempotency.db"));
  * await store.migrate();
@@ -108,6 +108,8 @@ export function sqliteStore<Transaction extends SqliteDatabase = SqliteDatabase>
 ): SqliteStore<Transaction> {
   const known = ["table", "synchronous", "busyTimeout", "transactions"];
   assertKnownOptions(options, known, "sqliteStore()");
+  assertDatabase(database, "database");
+  if (options.transactions !== undefined) assertDatabase(options.transactions, "transactions");
   const { table = "semel", synchronous = "full", busyTimeout = "5s", transactions } = options;
   assertOneOf(synchronous, ["full", "normal"], "synchronous");
   assertTable(table);
@@ -118,6 +120,12 @@ export function sqliteStore<Transaction extends SqliteDatabase = SqliteDatabase>
   }
   const own = transactions && { database: transactions, connection: connect(transactions) };
   return new SqliteRecords(connect(database), table, busyTimeoutMs, own);
+}
+
+function assertDatabase(database: unknown, option: string): void {
+  const what =
+    'must be an opened database, such as `new DatabaseSync("app.db")` of `node:sqlite`, and not its path';
+  assertMethods(database, option, ["exec", "prepare"], what);
 }
 
 function assertTable(table: unknown): void {

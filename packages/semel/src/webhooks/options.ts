@@ -3,6 +3,7 @@
 import { type Duration, durationMs } from "../duration.ts";
 import type { Idempotency } from "../engine/idempotency.ts";
 import { OPERATION_OPTIONS, type OperationOptions } from "../engine/policy.ts";
+import { assertIdempotency } from "../engine/settings.ts";
 import { InvalidOption } from "../errors.ts";
 import { HttpLayer } from "../http/exchange.ts";
 import type { HttpOptions } from "../http/options.ts";
@@ -74,6 +75,7 @@ export function webhookLayer(
   idempotency: Idempotency,
   options: WebhookOptions,
 ): HttpLayer<Delivery> {
+  assertIdempotency(idempotency);
   assertKnownOptions(options, OPTIONS, "webhook()");
   const { verify, id, scope, onRejected, reportError, ...rest } = options;
   assertFunction(verify, "verify", "a verifier, such as `stripe(secret)`");

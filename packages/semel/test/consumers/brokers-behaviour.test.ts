@@ -1,19 +1,26 @@
-// What only some brokers have: order in groups, ids of their own, clients that must not be connected.
+// What only some brokers have: order in groups, ids of their own, clients that must not be connected, settings that lose messages.
 
 import { randomBytes } from "node:crypto";
+import { AckPolicy, jetstream, jetstreamManager } from "@nats-io/jetstream";
+import { connect as connectNats } from "@nats-io/transport-node";
 import { Queue, Worker } from "bullmq";
+import { Redis } from "ioredis";
 import { connectAsync } from "mqtt";
 import { afterAll, describe, expect, test } from "vitest";
 import { bullProcessor } from "../../src/consumers/bullmq.ts";
-import { eachBatch, type KafkaRecord } from "../../src/consumers/kafka.ts";
+import { eachBatch, eachMessage, type KafkaRecord } from "../../src/consumers/kafka.ts";
 import { consumeMqtt } from "../../src/consumers/mqtt.ts";
+import { consumeJetStream } from "../../src/consumers/nats.ts";
+import { consumeStream } from "../../src/consumers/redis-streams.ts";
 import { consumeSqs, sqsHandler } from "../../src/consumers/sqs.ts";
 import { Idempotency } from "../../src/engine/idempotency.ts";
 import { createInbox, type InboxOptions } from "../../src/engine/inbox/inbox.ts";
+import { InvalidOption } from "../../src/errors.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
 import { startSqs } from "../servers/sqs.ts";
 import { bullmqHarness, closeRedis, connection } from "./bullmq-harness.ts";
 import { closeMosquitto, mqttHarness, url as mqttUrl } from "./mqtt-harness.ts";
+import { natsHarness, url as natsUrl } from "./nats-harness.ts";
 import { until } from "./suite.ts";
 
 const sqs = await startSqs();
@@ -132,6 +139,89 @@ test("options of SQS that are wrong are refused by name", () => {
   );
   expect(consume({ waitTime: "30s" })).toThrow("`waitTime` must be a whole number from 1 to 20");
   expect(() => consumeSqs(inboxOf(), {} as never, "q", { handler() {} })).toThrow("`client` must");
+});
+
+describe("ids that are bytes", () => {
+  /** Numbers as eight bytes: from 128 on these are no UTF-8. */
+  const binaryIds = [127n, 128n, 129n, 130n].map((number) => {
+    const id = Buffer.alloc(8);
+    id.writeBigUInt64BE(number);
+    return id;
+  });
+  const textOf = (id: Buffer) => Buffer.from(`bytes:${id.toString("hex")}`);
+  const replaced = Buffer.from("\ufffd");
+  const ids = [...binaryIds, textOf(binaryIds[1]!), replaced, Buffer.from("order-ü")];
+
+  const delivered = (id: Buffer, offset: number) => ({
+    topic: "orders",
+    partition: 0,
+    message: {
+      offset: String(offset),
+      key: id,
+      value: Buffer.from("+1"),
+      headers: { "idempotency-key": id },
+    },
+    heartbeat: async () => {},
+  });
+
+  test("MSG-1: on Kafka, ids that are no text are told apart, and known again", async () => {
+    const kinds: string[] = [];
+    const handle = eachMessage(inboxOf(), {
+      handler() {},
+      onDelivery: ({ delivery }) => kinds.push(delivery.kind),
+    });
+    for (const [at, id] of ids.entries()) await handle(delivered(id, at));
+    for (const [at, id] of ids.entries()) await handle(delivered(id, at + 100));
+    expect(kinds).toEqual([...ids.map(() => "processed"), ...ids.map(() => "duplicate")]);
+  });
+
+  test("MSG-1: an id that was text before is the same: what was handled is not handled again", async () => {
+    const inbox = inboxOf();
+    await inbox.process({ id: "order-ü", payload: Buffer.from("+1") }, () => {});
+    const handle = eachMessage(inbox, {
+      handler() {
+        throw new Error("again");
+      },
+    });
+    await handle(delivered(Buffer.from("order-ü"), 1));
+    expect(inbox.counts).toMatchObject({ duplicate: 1, failed: 0 });
+  });
+
+  test.each([
+    ["bytes that were made text", (key: Buffer | null) => String(key)],
+    ["half a character", () => "\ud800"],
+  ])("MSG-1: an id of %s is another message's as well: a dead letter", async (_, named) => {
+    const reasons: string[] = [];
+    const handle = eachMessage(inboxOf(), {
+      handler() {},
+      id: ({ message }) => named(message.key),
+      deadLetter: (_, reason) => reasons.push(reason),
+    });
+    for (const id of binaryIds.slice(1)) await handle(delivered(id, 1));
+    const reason = expect.stringMatching(/^unidentified: The message's id was bytes.*U\+FFFD/);
+    expect(reasons).toEqual([reason, reason, reason]);
+  });
+
+  test.skipIf(bullmqHarness.missing !== undefined)(
+    "MSG-1: in Redis Streams, ids that are no text are told apart, and known again",
+    async () => {
+      const client = new Redis(connection);
+      const [blocking, stream] = [client.duplicate(), name()];
+      for (const id of [...ids, ...ids]) await client.xadd(stream, "*", "idempotency-key", id);
+      const kinds: string[] = [];
+      const source = { client, blocking, stream, group: "billing" };
+      const consumption = consumeStream(inboxOf({ concurrency: 1 }), source, {
+        handler() {},
+        onDelivery: ({ delivery }) => kinds.push(delivery.kind),
+      });
+      await until(() => kinds.length === 2 * ids.length);
+      await consumption.close();
+      await client.del(stream);
+      client.disconnect();
+      blocking.disconnect();
+      expect(kinds).toEqual([...ids.map(() => "processed"), ...ids.map(() => "duplicate")]);
+    },
+  );
 });
 
 describe("Kafka in batches", () => {
@@ -301,7 +391,9 @@ describe.skipIf(mqttHarness(1).missing !== undefined)("MQTT", () => {
   test("MSG-2: a message without an id is a dead letter, unless `withoutId` or `id` names it", async () => {
     const { connect } = await import("mqtt");
     const topic = name();
-    const client = connect(mqttUrl, { protocolVersion: 5, clientId: topic, clean: true });
+    const settings = { protocolVersion: 5, clientId: topic } as const;
+    const properties = { sessionExpiryInterval: 600 };
+    const client = connect(mqttUrl, { ...settings, clean: false, properties });
     const kinds: string[] = [];
     const letters: string[] = [];
     const consumption = consumeMqtt(inboxOf(), client, topic, {
@@ -322,5 +414,58 @@ describe.skipIf(mqttHarness(1).missing !== undefined)("MQTT", () => {
     await publisher.publishAsync(topic, "", { qos: 1, retain: true });
     await consumption.close();
     await Promise.all([publisher.endAsync(), client.endAsync(true)]);
+    await (await connectAsync(mqttUrl, { ...settings, clean: true })).endAsync();
   });
+
+  test.each([
+    ["is anew at every connection", { protocolVersion: 5 }, "`clean: false`"],
+    ["is anew at every connection of MQTT 3.1.1", { protocolVersion: 4 }, "`clean: false`"],
+    ["ends with its connection", { protocolVersion: 5, clean: false }, "`properties: { sessionEx"],
+    [
+      "ends with its connection, by 0",
+      { protocolVersion: 5, clean: false, properties: { sessionExpiryInterval: 0 } },
+      "`properties: { sessionEx",
+    ],
+  ] as const)("MSG-2: a client whose session %s is refused", async (_, settings, remedy) => {
+    const { connect } = await import("mqtt");
+    const client = connect(mqttUrl, { clientId: name(), ...settings });
+    const consume = () =>
+      consumeMqtt(inboxOf(), client, "orders", { handler() {}, deadLetter() {} });
+    expect(consume).toThrow(InvalidOption);
+    expect(consume).toThrow(remedy);
+    await client.endAsync(true);
+  });
+
+  test("MSG-2: in MQTT 3.1.1 a session that is not clean has no end, and is taken", async () => {
+    const { connect } = await import("mqtt");
+    const settings = { protocolVersion: 4, clientId: name() } as const;
+    const client = connect(mqttUrl, { ...settings, clean: false });
+    const consumption = consumeMqtt(inboxOf(), client, name(), { handler() {}, deadLetter() {} });
+    await consumption.close();
+    await client.endAsync(true);
+    await (await connectAsync(mqttUrl, { ...settings, clean: true })).endAsync();
+  });
+});
+
+describe.skipIf(natsHarness.missing !== undefined)("JetStream", () => {
+  test.each([AckPolicy.None, AckPolicy.All])(
+    "MSG-2: a consumer of ack_policy %j loses what is not acknowledged, and is refused",
+    async (ack_policy) => {
+      const nats = await connectNats({ servers: natsUrl });
+      const [js, manager, stream] = [jetstream(nats), await jetstreamManager(nats), name()];
+      await manager.streams.add({ name: stream, subjects: [stream] });
+      await manager.consumers.add(stream, { durable_name: "billing", ack_policy });
+      await js.publish(stream, "one");
+      const handled: string[] = [];
+      const consumption = consumeJetStream(inboxOf(), await js.consumers.get(stream, "billing"), {
+        handler: (message) => void handled.push(message.string()),
+      });
+      const refusal = await consumption.closed.catch((error: unknown) => error);
+      expect(refusal).toBeInstanceOf(InvalidOption);
+      expect(String(refusal)).toContain('`ack_policy: "explicit"`');
+      expect(handled).toEqual([]);
+      await manager.streams.delete(stream);
+      await nats.close();
+    },
+  );
 });

@@ -152,7 +152,8 @@ describe("start()", () => {
 
 test("a store without a queue is told so when it is needed", () => {
   on = machines();
-  const store = dynamodbStore({} as never, { table: "semel", clockSkew: 0 });
+  const unused = { get: fail, put: fail, update: fail, delete: fail, scan: fail };
+  const store = dynamodbStore(unused as never, { table: "semel", clockSkew: 0 });
   const idempotency = new Idempotency({ store, sweep: false });
   const message = expect.stringContaining("keeps no durable operations and effects");
   for (const ask of [

@@ -93,6 +93,16 @@ function counting(calls: string[]): DynamoDocument {
   };
 }
 
+test.each([
+  ["nothing", undefined],
+  ["the name of a table", "semel"],
+  ["a client that knows no documents", { send() {} }],
+])("refuses %s for a document client, and says what to pass", (_, wrong) => {
+  expect(() => dynamodbStore(wrong as never, { table: "semel", clockSkew: 0 })).toThrow(
+    "`document` must be a document client, such as `DynamoDBDocument.from(client)`",
+  );
+});
+
 test("PF-1: a new operation costs two round trips, a replay two, a renewal or a step one", async () => {
   const calls: string[] = [];
   const store = dynamodbStore(counting(calls), { table: await newTable(), clockSkew: 0 });

@@ -8,11 +8,17 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { InvalidOption } from "../../src/errors.ts";
 import { recordId } from "../../src/key.ts";
 import type { AttemptToken, Claim, Ending, Store } from "../../src/store.ts";
 import { tablesOf } from "../../src/stores/sqlite/schema.ts";
 import { statementsFor } from "../../src/stores/sqlite/statements.ts";
-import { type SqliteStoreOptions, sqliteMigrations, sqliteStore } from "../../src/stores/sqlite.ts";
+import {
+  type SqliteDatabase,
+  type SqliteStoreOptions,
+  sqliteMigrations,
+  sqliteStore,
+} from "../../src/stores/sqlite.ts";
 import { enqueueCases, queueCases, storeCases } from "../../src/testing/index.ts";
 import { type OpenDatabase, sqliteDrivers } from "../sqlite-drivers.ts";
 
@@ -146,6 +152,19 @@ describe.each(sqliteDrivers)("sqliteStore on $name", (driver) => {
       const database = open();
       expect(() => sqliteStore(database, options as SqliteStoreOptions)).toThrow(message);
     });
+
+    it.each([undefined, null, "app.db", {}])(
+      "refuses %j for a database, and says to pass an opened one",
+      (wrong) => {
+        const opened = "must be an opened database, such as `new DatabaseSync";
+        const make = (database: unknown, options?: object) => () =>
+          sqliteStore(database as SqliteDatabase, options as SqliteStoreOptions);
+        expect(make(wrong)).toThrow(InvalidOption);
+        expect(make(wrong)).toThrow(`\`database\` ${opened}`);
+        if (wrong === undefined) return;
+        expect(make(open(), { transactions: wrong })).toThrow(`\`transactions\` ${opened}`);
+      },
+    );
 
     it("sets what a connection forgets: durability and a short wait that blocks", async () => {
       const pragma = (database: OpenDatabase, name: string) =>
