@@ -1,7 +1,9 @@
 // Reads the values of flags. What is wrong with one is said in terms of how it is written.
 
+import { METHODS } from "node:http";
 import { InvalidArgumentError } from "commander";
 import { EXIT, Failure } from "./failure.ts";
+import { nearestName } from "./nearest-name.ts";
 
 export interface ListenAddress {
   host: string;
@@ -91,7 +93,20 @@ export function names(written: string): string[] {
   throw new InvalidArgumentError("Write names with commas between them.");
 }
 
-/** `POST,PATCH`. Which methods may have keys is the library's to say. */
+/** `POST,PATCH`. */
 export function methods(written: string): string[] {
-  return written.split(",").map((method) => method.trim());
+  return written.split(",").map((name) => method(name.trim()));
+}
+
+/**
+ * A method as requests have it, in upper case: one that no request has would switch keys off without a
+ * word. Which ones may have keys is the library's to say.
+ */
+export function method(written: string): string {
+  const name = written.toUpperCase();
+  if (METHODS.includes(name)) return name;
+  const nearest = nearestName(name, ["POST", "PATCH", "PUT", "DELETE"]);
+  throw new InvalidArgumentError(
+    `There is no method ${JSON.stringify(written)}${nearest ? `; did you mean ${nearest}?` : "."}`,
+  );
 }

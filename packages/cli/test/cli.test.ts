@@ -118,6 +118,7 @@ const WRONG: [args: string[], says: RegExp][] = [
   [["gateway", "--config", "nowhere.yaml"], /--config nowhere\.yaml: there is no such file/],
   [["gateway", ...UPSTREAM, "--scope", "header:a b"], /--scope.*header:NAME/],
   [["gateway", ...UPSTREAM, "--methods", "POST,GET"], /--methods holds "GET"/],
+  [["gateway", ...UPSTREAM, "--methods", "POST;PATCH"], /There is no method "POST;PATCH"/],
   [["gateway", ...UPSTREAM, "--retention", "1 day"], /--retention.*such as 250ms/],
   [["gateway", ...UPSTREAM, "--lease", "1ms"], /--lease must be between 10 ms/],
   [["gateway", ...UPSTREAM, "--wait", "-1s"], /--wait.*such as 250ms/],

@@ -2,7 +2,7 @@
 // send too slowly or more than anybody will read.
 
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
-import { Server as NetServer } from "node:net";
+import { Server as NetServer, type Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { setTimeout as delay } from "node:timers/promises";
 import { isWhole } from "./framing.ts";
@@ -26,12 +26,21 @@ export class Exchanges {
    */
   readonly #running: (Exchange | undefined)[] = [];
   readonly #gaps: number[] = [];
+  /** A connection comes anew when it goes on without an upgrade. */
+  readonly #connections = new WeakSet<Socket>();
   #begun = 0;
   #isStopping = false;
   #idle: (() => void) | undefined;
 
   constructor(server: Server) {
     this.#server = server;
+    server.on("connection", (socket) => {
+      if (this.#connections.has(socket)) return;
+      this.#connections.add(socket);
+      socket.once("close", () => this.#closed(socket));
+    });
+    // Left to itself, Node would cut whatever goes on.
+    server.on("timeout", (socket) => this.#timedOut(socket));
   }
 
   /** @param uploadIdleMs how long the client may pause while it sends a body */
@@ -55,7 +64,7 @@ export class Exchanges {
    * @returns false when there are none
    */
   endAfterAnswers(socket: Duplex): boolean {
-    const underWay = this.#responses.filter(({ req }) => req.socket === socket);
+    const underWay = this.#responsesOn(socket);
     const last = underWay.at(-1);
     if (last && !last.headersSent) last.shouldKeepAlive = false;
     let left = underWay.length;
@@ -96,10 +105,26 @@ export class Exchanges {
     return this.#gaps.length === this.#running.length;
   }
 
-  /** In the order in which they began. */
+  /** Of responses that wait for their turn, Node does not say that nobody waits for them any more. */
+  #closed(socket: Socket): void {
+    for (const response of this.#responsesOn(socket)) {
+      if (response.socket === null && !response.writableFinished) response.emit("close");
+    }
+  }
+
+  /** A connection that is idle has been kept for long enough, and an upload has stopped. */
+  #timedOut(socket: Socket): void {
+    const responses = this.#responsesOn(socket);
+    const isAnswering = responses.length > 0 && responses.every(({ req }) => req.complete);
+    if (!isAnswering) socket.destroy();
+  }
+
+  #responsesOn(socket: Duplex): ServerResponse[] {
+    return inOrder(this.#running.filter((one) => one?.response.req.socket === socket));
+  }
+
   get #responses(): ServerResponse[] {
-    const running = this.#running.filter((one) => one !== undefined);
-    return running.sort((a, b) => a.number - b.number).map(({ response }) => response);
+    return inOrder(this.#running);
   }
 
   #hasConnections(): Promise<boolean> {
@@ -109,6 +134,12 @@ export class Exchanges {
   }
 }
 
+/** In the order in which they began. */
+function inOrder(running: readonly (Exchange | undefined)[]): ServerResponse[] {
+  const present = running.filter((one) => one !== undefined);
+  return present.sort((a, b) => a.number - b.number).map(({ response }) => response);
+}
+
 function boundUpload(
   request: IncomingMessage,
   response: ServerResponse,
@@ -116,16 +147,11 @@ function boundUpload(
 ): void {
   const { socket } = request;
   if (isWhole(request) || response.destroyed) return;
-  const onTimeout = () => {
-    if (!request.complete) socket.destroy();
-  };
-  socket.setTimeout(uploadIdleMs, onTimeout);
+  // It stays, because the next request may be coming already. `Exchanges` looks what goes on when it has
+  // passed, and Node sets another one when the connection becomes idle.
+  socket.setTimeout(uploadIdleMs);
   response.once("finish", () => {
     if (request.complete) return;
-    setTimeout(onTimeout, LINGER_MS).unref();
-  });
-  response.once("close", () => {
-    socket.off("timeout", onTimeout);
-    socket.setTimeout(0);
+    setTimeout(() => request.complete || socket.destroy(), LINGER_MS).unref();
   });
 }

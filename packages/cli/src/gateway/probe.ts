@@ -7,8 +7,15 @@ import type { Operation, ProbeVerdict } from "semel";
 import type { HttpResponse } from "semel/http";
 import { fieldLines } from "./headers.ts";
 import type { PathParts } from "./path.ts";
-import { filled, inHeader, inTarget, type Template, type TemplateFacts } from "./template.ts";
-import type { Upstream } from "./upstream.ts";
+import {
+  filled,
+  inHeader,
+  inTarget,
+  namesKey,
+  type Template,
+  type TemplateFacts,
+} from "./template.ts";
+import type { Upstream, UpstreamRequest } from "./upstream.ts";
 
 export interface ProbeOptions {
   /** The target of the GET. */
@@ -41,30 +48,59 @@ const RESULT_HEADERS = ["content-type", "content-encoding", "content-language", 
 const UNKNOWN: Verdict = { outcome: "unknown" };
 
 /**
- * Makes the probe of a route.
+ * Makes the probe of a route. The service may have kept the key in any of its spellings: it was not
+ * applied only when it is under none of them.
  *
  * @param bytesMax of an answer; a larger one tells nothing
  * @throws never: what fails is not known
  */
 export function probeOf(options: ProbeOptions, upstream: Upstream, bytesMax: number): Probe {
+  const hasKey = [options.target, ...options.headers.map(([, value]) => value)].some(namesKey);
   return async ({ key, scope }) => {
     const context = admitted.getStore();
-    const head = context && headOf(options, { key, scope, ...context }, upstream.origin.host);
-    if (head === undefined) return UNKNOWN;
-    const call = upstream.open(head, { connection: "kept", silenceMs: options.timeoutMs });
-    const late = setTimeout(() => call.request.destroy(), options.timeoutMs);
-    call.request.end();
-    try {
-      const answer = await call.answer;
-      return verdictOf(options, answer, await bodyOf(answer, bytesMax));
-    } finally {
-      clearTimeout(late);
-      call.request.destroy();
+    if (context === undefined) return UNKNOWN;
+    let verdict: Verdict = { outcome: "not-applied" };
+    for (const spelling of hasKey ? spellingsOf(key, context.request) : [key]) {
+      const facts = { key: spelling, scope, ...context };
+      const head = headOf(options, facts, upstream.origin.host);
+      const told = head ? await asked(options, upstream, head, bytesMax) : UNKNOWN;
+      if (told.outcome === "applied") return told;
+      if (told.outcome === "unknown") verdict = told;
     }
+    return verdict;
   };
 }
 
-function headOf(options: ProbeOptions, facts: TemplateFacts, host: string) {
+/** As a key is named, as an RFC 9651 String, and as this request has it, which may be with parameters. */
+function spellingsOf(key: string, { rawHeaders }: IncomingMessage): ReadonlySet<string> {
+  const quoted = `"${key.replace(/["\\]/g, "\\$&")}"`;
+  const sent = fieldLines(rawHeaders, "idempotency-key").map((line) => line.trim());
+  return new Set([key, quoted, ...sent]);
+}
+
+async function asked(
+  options: ProbeOptions,
+  upstream: Upstream,
+  head: UpstreamRequest,
+  bytesMax: number,
+): Promise<Verdict> {
+  const call = upstream.open(head, { connection: "kept", silenceMs: options.timeoutMs });
+  const late = setTimeout(() => call.request.destroy(), options.timeoutMs);
+  call.request.end();
+  try {
+    const answer = await call.answer;
+    return verdictOf(options, answer, await bodyOf(answer, bytesMax));
+  } finally {
+    clearTimeout(late);
+    call.request.destroy();
+  }
+}
+
+function headOf(
+  options: ProbeOptions,
+  facts: TemplateFacts,
+  host: string,
+): UpstreamRequest | undefined {
   const path = filled(options.target, facts, inTarget);
   const headers = ["Host", host, "Accept-Encoding", "identity", "Via", "1.1 semel"];
   for (const [name, template] of options.headers) {

@@ -7,6 +7,7 @@ import type { Health } from "../admin/health.ts";
 import type { AccessLog } from "./access-log.ts";
 import { Audit } from "./audit.ts";
 import type { KeySets } from "./callers/callers.ts";
+import { keepingDecisions, longestRetentionMs } from "./decisions.ts";
 import { Exchanges } from "./exchanges.ts";
 import { setClientHost } from "./forward.ts";
 import { ambiguityOf, targetOf } from "./framing.ts";
@@ -40,7 +41,10 @@ export class Gateway {
   constructor(store: Store, options: GatewayOptions, log: AccessLog, health: Health) {
     this.#log = log;
     this.#health = health;
-    this.#idempotency = new Idempotency({ store, maxResultBytes: RESULT_BYTES_MAX });
+    this.#idempotency = new Idempotency({
+      store: keepingDecisions(store, () => longestRetentionMs(this.options)),
+      maxResultBytes: RESULT_BYTES_MAX,
+    });
     this.audit = new Audit(this.#idempotency, log);
     this.#routes = this.#routesOf(options);
     this.#server = createServer({

@@ -7,6 +7,8 @@ import { fieldLines, responseHeaders } from "./headers.ts";
 const SHORT_BYTES = 64 * 2 ** 10;
 /** Up to here bytes leave as text, in one piece with the head: two pieces cost more than the copy. */
 const IN_ONE_PIECE_BYTES = 16 * 2 ** 10;
+/** A client that takes nothing for so long is gone. */
+export const READING_MS = 5 * 60_000;
 
 /** Sees the bytes of a body as they pass. */
 export interface Tap {
@@ -90,17 +92,36 @@ class Body {
     return Buffer.concat(chunks);
   }
 
-  /** At the client's pace; the HTTP layer sees to it that one that has left holds nothing up. */
+  /**
+   * At the client's pace: the upstream is not silent while nobody listens to it. The HTTP layer sees to it
+   * that a client that has left holds nothing up.
+   */
   async pumpTo(response: ServerResponse): Promise<void> {
     const source = this.#source;
-    const resume = () => source.resume();
+    const { socket } = source;
+    const { timeout: silenceMs = 0 } = socket;
+    const late = setTimeout(() => {
+      if (!source.isPaused()) return;
+      // Not the response, which would be the handler's doing. One that waits for its turn has no connection.
+      if (response.socket) response.socket.destroy();
+      else late.refresh();
+    }, READING_MS).unref();
+    const resume = () => {
+      if (!source.isPaused()) return;
+      socket.setTimeout(silenceMs);
+      source.resume();
+    };
     response.on("drain", resume);
     source.on("data", (chunk: Buffer) => {
-      if (!response.write(chunk)) source.pause();
+      if (response.write(chunk)) return;
+      source.pause();
+      socket.setTimeout(0);
+      late.refresh();
     });
     try {
       await this.#end;
     } finally {
+      clearTimeout(late);
       response.off("drain", resume);
     }
   }

@@ -6,6 +6,7 @@ import type { PathParts } from "./path.ts";
 
 /** What fills the places. */
 export interface TemplateFacts {
+  /** In one of its spellings. */
   key: string;
   scope: string;
   request: IncomingMessage;
@@ -33,15 +34,29 @@ export function parseTemplate(written: string, names: ReadonlySet<string>): Temp
   for (const match of written.matchAll(PLACE)) {
     template.push(written.slice(at, match.index));
     at = match.index + match[0].length;
-    const kind = (match[1] ?? match[2]) as Place["kind"];
-    const name = kind === "header" ? match[3]!.toLowerCase() : (match[3] ?? "");
-    if (kind === "path" && !names.has(name)) return `Not every path of this route has a :${name}.`;
-    template.push({ kind, name });
+    const place = placeOf(match);
+    if (place.kind === "path" && !names.has(place.name)) {
+      return `Not every path of this route has a :${place.name}.`;
+    }
+    template.push(place);
   }
   template.push(written.slice(at));
   const text = template.filter((part) => typeof part === "string").join("");
   if (!/[{}]/.test(text)) return template;
   return "Its places are {key}, {scope}, {path.NAME}, {query.NAME} and {header.NAME}.";
+}
+
+function placeOf([, whole, part, name = ""]: RegExpMatchArray): Place {
+  const kind = (whole ?? part) as Place["kind"];
+  if (kind !== "header") return { kind, name };
+  const header = name.toLowerCase();
+  // However this request spells the key, the first one may have spelt it otherwise.
+  return header === "idempotency-key" ? { kind: "key", name: "" } : { kind, name: header };
+}
+
+/** Whether a template has a place for the key. */
+export function namesKey(template: Template): boolean {
+  return template.some((part) => typeof part !== "string" && part.kind === "key");
 }
 
 /**

@@ -5,6 +5,9 @@ import { ClientRequest, type IncomingMessage } from "node:http";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { type Connection, Connections, type ConnectionWish, Silence } from "./connections.ts";
 
+/** What is below is no final answer (RFC 9110 §15.2); Node takes a 101 for one that agrees to nothing. */
+const FINAL_MIN = 200;
+
 export interface UpstreamRequest {
   method: string;
   /** Path and query, or `*`. */
@@ -91,7 +94,9 @@ export class UpstreamCall implements ConnectionWish {
       let isAnswered = false;
       request.on("response", (answer) => {
         isAnswered = true;
-        resolve(answer);
+        if (answer.statusCode! >= FINAL_MIN) return resolve(answer);
+        reject(new Error(`its answer has status ${answer.statusCode}, which ends no exchange`));
+        request.destroy();
       });
       request.on("error", (error) => {
         this.#isTimeout ||= error instanceof Silence;

@@ -1,10 +1,12 @@
 // The JSON of the admin listener: records a page at a time, one with its timeline, and decisions. On
 // SQLite, in the gateway's process, and on Postgres, beside an application that uses the library.
 
+import { writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { Idempotency } from "semel";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { openStore } from "../../src/stores/open.ts";
-import { cleanUp, semel, started } from "../processes.ts";
+import { cleanUp, folder, semel, started } from "../processes.ts";
 import { postgresDatabase } from "../stores/fixtures.ts";
 import { administered, adminUrl, api, ask, SCOPE } from "./administering.ts";
 
@@ -120,6 +122,32 @@ describe("in a gateway", () => {
       done: false,
       state: "absent",
     });
+  });
+
+  test("decisions are remembered for as long as any answer is kept, by what was read last", async () => {
+    const path = join(await folder(), "semel.yaml");
+    const retaining = (days: number) =>
+      writeFile(path, `routes: [{ path: /broken, retention: ${days}d }, { path: /other }]`);
+    await retaining(30);
+    const { url, pay, process } = await administered("--config", path, "--retention", "2h");
+    const leftDays = async (key: string) => {
+      const { record } = await api.record(url, key);
+      return Math.ceil(record.expiresInMs! / 86_400_000);
+    };
+    for (const key of ["applied", "not-applied", "later"]) await pay(key, "/broken");
+    const response = { status: 201, headers: [], body: "" };
+    const applied = { key: "applied", scope: SCOPE, outcome: "applied", response };
+    await api.decide(url, "resolve", applied);
+    await api.decide(url, "resolve", { key: "not-applied", scope: SCOPE, outcome: "not-applied" });
+    await api.decide(url, "void", { key: "never-seen", scope: SCOPE });
+    for (const key of ["applied", "not-applied", "never-seen"]) {
+      expect(await leftDays(key), key).toBe(30);
+    }
+    await retaining(60);
+    process.child.kill("SIGHUP");
+    await process.logged(({ event }) => event === "reloaded");
+    await api.decide(url, "void", { key: "later", scope: SCOPE });
+    expect(await leftDays("later")).toBe(60);
   });
 
   const name = { key: "k", scope: "" };

@@ -59,6 +59,10 @@ const WRONG: Record<string, [lines: string[], says: string]> = {
     [UPSTREAM, "routes:", "  - path: /pay", "    methods: [GET]"],
     'semel.yaml:4:14: `routes[0].methods` holds "GET"',
   ],
+  "a method that there is not": [
+    [UPSTREAM, "routes:", "  - path: /pay", "    methods: [POST, PSOT]"],
+    'semel.yaml:4:21: `routes[0].methods[1]`: There is no method "PSOT"; did you mean POST?',
+  ],
   "a probe that nobody asks for": [
     [UPSTREAM, "routes:", "  - path: /pay", "    probe: { get: /pay }"],
     "semel.yaml:4:12: `routes[0].probe`: it has no use without `onCrash: probe`",
@@ -198,6 +202,27 @@ test("a request is its first route's by path and method, however its path is spe
   expect(await post(url, "/hooks/stripe", "h")).toBe("201 null");
   expect(await post(url, "/hooks/stripe", "h")).toBe("201 null");
   expect(await post(url, "/other", "other")).toBe("201 executed");
+});
+
+test("methods count however they are written: no case of letters switches keys off", async () => {
+  const behind = await counting();
+  const path = await file(
+    `upstream: ${behind.url}`,
+    "defaults: { methods: [patch] }",
+    "routes:",
+    "  - { path: /payments, methods: [post, Put], required: true }",
+  );
+  const { url } = await gateway(behind.url, "--config", path);
+  for (const method of ["POST", "PUT"]) {
+    expect(await post(url, "/payments", "", method)).toBe("400 null");
+    expect(await post(url, "/payments", method, method)).toBe("201 executed");
+    expect(await post(url, "/payments", method, method)).toBe("201 replayed");
+  }
+  expect(await post(url, "/other", "other", "PATCH")).toBe("201 executed");
+  const flags = await gateway(behind.url, "--methods", "post, Delete");
+  for (const method of ["POST", "DELETE"]) {
+    expect(await post(flags.url, "/", method, method)).toBe("201 executed");
+  }
 });
 
 test("flags come before the file, and the file before the defaults", async () => {

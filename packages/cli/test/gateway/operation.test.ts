@@ -227,6 +227,35 @@ test("an answer that is no HTTP leaves the outcome unknown", async () => {
   expect(await post(url, "k")).toMatchObject({ status: 409, code: "outcome-unknown" });
 });
 
+test("a status that ends no exchange is no answer, with a key and without", async () => {
+  const statuses = ["101 Switching Protocols", "000 Nothing", "099 Nothing"];
+  const behind = await upstream((request, response) => {
+    const status = statuses[Number(request.url?.slice(-1))];
+    const head = message(`HTTP/1.1 ${status}`, "Content-Length: 2");
+    request.resume().on("end", () => response.socket?.write(`${head}ok`));
+  });
+  const { port } = await gateway(behind.url);
+  const send = async (target: string, ...more: string[]) => {
+    const client = await rawConnection(port);
+    client.write(
+      message(
+        `POST ${target} HTTP/1.1`,
+        "Host: a",
+        ...more,
+        "Connection: close",
+        "Content-Length: 0",
+      ),
+    );
+    return client.closed();
+  };
+  for (const [at, status] of statuses.entries()) {
+    expect(await send(`/${at}`), status).toMatch(/^HTTP\/1\.1 502 .*upstream-broken/s);
+    const keyed = ["Authorization: x", `Idempotency-Key: ${at}`];
+    expect(await send(`/${at}`, ...keyed), status).toMatch(/^HTTP\/1\.1 502 .*outcome-unknown/s);
+    expect(await send(`/${at}`, ...keyed), status).toMatch(/^HTTP\/1\.1 409 .*outcome-unknown/s);
+  }
+});
+
 test("a short answer that breaks off is told as unknown, a stream is broken off", async () => {
   const behind = await upstream((request, response) => {
     request.resume().on("end", () => {

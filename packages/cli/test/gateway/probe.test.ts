@@ -57,10 +57,10 @@ async function config(upstreamUrl: string, ...probe: string[]): Promise<string> 
   return path;
 }
 
-async function post(url: string, lost: string, key = "k&1") {
+async function post(url: string, lost: string, key = '"k&1"') {
   const response = await fetch(`${url}/accounts/7/payments?q=a%26b`, {
     method: "POST",
-    headers: { "idempotency-key": `"${key}"`, authorization: "Bearer a", "x-lost": lost },
+    headers: { "idempotency-key": key, authorization: "Bearer a", "x-lost": lost },
     body: "pay",
   });
   const text = await response.text();
@@ -70,11 +70,11 @@ async function post(url: string, lost: string, key = "k&1") {
 }
 
 /** Asks until the lease has lapsed. */
-async function settled(url: string, lost: string) {
-  let answer = await post(url, lost);
+async function settled(url: string, lost: string, key?: string) {
+  let answer = await post(url, lost, key);
   while (answer.code === "operation-in-progress") {
     await new Promise((resolve) => setTimeout(resolve, 50));
-    answer = await post(url, lost);
+    answer = await post(url, lost, key);
   }
   return answer;
 }
@@ -90,6 +90,37 @@ test("applied: callers get what the service says, and nothing runs a second time
   expect(behind.effects).toHaveLength(1);
   expect(behind.asked).toEqual([
     { url: "/lookup?key=k%261&account=7&q=a%26b", authorization: "Bearer a" },
+  ]);
+});
+
+test("a service may have kept the key as it came, however the request that asks spells it", async () => {
+  const spelt = [
+    ['"k1"', '"k1"'],
+    ["k1", '"k1"'],
+    ['"k1"', "k1"],
+    ['"k1";v=1', '"k1";v=1'],
+  ] as const;
+  await Promise.all(
+    spelt.map(async ([first, again]) => {
+      const behind = await lossy((key, effects) => [effects.includes(key) ? 200 : 404, "yes"]);
+      const { url } = await gateway(behind.url, "--config", await config(behind.url));
+      await post(url, "after", first);
+      const answer = await settled(url, "after", again);
+      expect(answer, `${first} ${again}`).toMatchObject({ status: 200, text: "yes" });
+      expect(behind.effects).toEqual([first]);
+    }),
+  );
+});
+
+test("it is not run again while one of the key's spellings tells nothing", async () => {
+  const behind = await lossy((key) => [key.startsWith('"') ? 500 : 404, "?"]);
+  const { url } = await gateway(behind.url, "--config", await config(behind.url));
+  await post(url, "after");
+  expect(await settled(url, "after")).toMatchObject({ status: 409, code: "outcome-unknown" });
+  expect(behind.effects).toHaveLength(1);
+  expect(behind.asked.map(({ url }) => url?.split("&")[0])).toEqual([
+    "/lookup?key=k%261",
+    "/lookup?key=%22k%261%22",
   ]);
 });
 
@@ -127,7 +158,8 @@ test("an answer of another status tells nothing: it is held, and asked no more",
       for (const answer of [await settled(url, "after"), await post(url, "after")]) {
         expect(answer, String(status)).toMatchObject({ status: 409, code: "outcome-unknown" });
       }
-      expect([behind.asked.length, behind.effects.length]).toEqual([1, 1]);
+      // Once for each way to spell the key.
+      expect([behind.asked.length, behind.effects.length]).toEqual([2, 1]);
     }),
   );
 });

@@ -80,6 +80,32 @@ test("an operation whose client has left is waited for, and its result is there 
   expect(await again.until("charged")).toContain("replayed");
 });
 
+test("requests that wait for their turn when their client leaves end with it", async () => {
+  const reached = gate();
+  const cut = gate();
+  const behind = await upstream((request, response) => {
+    if (request.url === "/first") reached.open();
+    if (request.url === "/small") response.end("small");
+    // More than anybody would keep for a client that does not read.
+    if (request.url === "/large") response.once("close", cut.open).write(Buffer.alloc(2 ** 24));
+  });
+  const { port, logged, log, end } = await gateway(behind.url, "--drain", "1h");
+  const client = await rawConnection(port);
+  const get = (path: string) => message(`GET ${path} HTTP/1.1`, "Host: a");
+  client.write(get("/first") + get("/small") + get("/large") + get("/-/healthz"));
+  await reached.opened;
+  client.socket.destroy();
+  await cut.opened;
+  await logged(({ path }) => path === "/large");
+  const requests = log.filter(({ event }) => event === "request");
+  expect(requests.map(({ path, clientLeft }) => [path, clientLeft]).sort()).toEqual([
+    ["/first", true],
+    ["/large", true],
+    ["/small", true],
+  ]);
+  expect(await end("SIGTERM")).toBe(0);
+});
+
 test("what is not done at the deadline is cut, and its outcome stays unknown", async () => {
   const store = `sqlite:${join(await folder(), "semel.db")}`;
   const behind = await waiting();

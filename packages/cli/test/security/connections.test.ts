@@ -151,3 +151,16 @@ test("a keyed body that stops coming ends the connection, and nothing gets behin
   const init = { method: "POST", headers: { "Idempotency-Key": "k" }, body: "hellohello" };
   expect((await fetch(url, init)).headers.get("idempotency-status")).toBe("executed");
 });
+
+test("so does one that stops behind a request that is answered meanwhile", async () => {
+  const behind = await recordingUpstream();
+  const flags = ["--scope", "shared", "--upstream-timeout", "500ms"];
+  const { port } = await gateway(behind.url, ...flags);
+  const client = await rawConnection(port);
+  const head = (...lines: string[]) => message("POST / HTTP/1.1", "Host: a", ...lines);
+  client.write(`${head("Content-Length: 2")}a`);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  client.write(`b${head("Idempotency-Key: k", "Content-Length: 10")}hello`);
+  expect(await client.closed()).toMatch(/^HTTP\/1\.1 200 .*\{"run":1\}$/s);
+  expect(behind.seen).toHaveLength(1);
+});

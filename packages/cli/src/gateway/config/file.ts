@@ -5,7 +5,7 @@ import { InvalidArgumentError } from "commander";
 import type { HttpOptions, StoredHeaders } from "semel/http";
 import { usableToken } from "../../admin/flags.ts";
 import { Failure } from "../../failure.ts";
-import { bytes, duration, listenAddress, origin, patience, timeout } from "../../flags.ts";
+import { bytes, duration, listenAddress, method, origin, patience, timeout } from "../../flags.ts";
 import type { GatewayFlags } from "../../gateway.ts";
 import type { RouteOptions } from "../options.ts";
 import { type PathPattern, parsePath } from "../path.ts";
@@ -82,6 +82,12 @@ class Reader {
     }
   }
 
+  /** As `read`, for each item of a list. */
+  readEach(path: ValuePath, parse: (written: string) => string): string[] | undefined {
+    if (this.value(path) === undefined) return undefined;
+    return this.list(path).flatMap((item) => this.read(item, parse) ?? []);
+  }
+
   /** One text, or a list of them. */
   texts(path: ValuePath): string[] | undefined {
     const value = this.value(path);
@@ -113,7 +119,7 @@ function fileFlags(reader: Reader): Partial<GatewayFlags> {
     authPrincipal: plain<string>("authRequest", "principal"),
     authTimeout: reader.read(["authRequest", "timeout"], timeout),
     scope: reader.read(["scope"], parseScope),
-    methods: reader.texts(["defaults", "methods"]),
+    methods: reader.readEach(["defaults", "methods"], method),
     required: plain<boolean>("defaults", "required"),
     retention: reader.read(["defaults", "retention"], duration),
     lease: reader.read(["defaults", "lease"], duration),
@@ -162,7 +168,7 @@ function routeOf(reader: Reader, path: ValuePath): FileRoute {
     paths[0]?.names.filter((name) => paths.every((one) => one.names.includes(name))),
   );
   const options = present({
-    methods: reader.texts(at("methods")),
+    methods: reader.readEach(at("methods"), method),
     scope: reader.read(at("scope"), parseScope),
     required: plain<boolean>("required"),
     retentionMs: reader.read(at("retention"), duration),
