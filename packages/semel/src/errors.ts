@@ -201,13 +201,10 @@ export class PayloadInvalid extends SemelError<"payload-invalid"> {
   }
 }
 
-/** The operation completed, but its result was too large to keep. */
+/** The operation completed, but there is no result of it to give: it was too large, or is of another kind. */
 export class ResultNotStored extends SemelError<"result-not-stored"> {
-  constructor() {
-    super(
-      "result-not-stored",
-      "This operation completed, but its result was larger than `maxResultBytes` and was not kept; it will not run again",
-    );
+  constructor(why = "its result was larger than `maxResultBytes` and was not kept") {
+    super("result-not-stored", `This operation completed, but ${why}; it will not run again`);
   }
 }
 

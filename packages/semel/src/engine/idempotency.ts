@@ -522,6 +522,8 @@ export class Idempotency<Transaction = unknown> {
   /**
    * Ends a hold with what a person found out (SM-12).
    *
+   * @throws {InvalidOption} for a result that callers of the operation could not be given: a value for
+   * a request over HTTP, or a response for anything else
    * @example await idempotency.resolve({ key: "order-42" }, { outcome: "not-applied" });
    */
   resolve(name: OperationName, verdict: Verdict): Promise<ResolveAnswer> {
