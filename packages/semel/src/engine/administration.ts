@@ -5,7 +5,7 @@ import { type Duration, durationMs } from "../duration.ts";
 import { InvalidOption, StoreUnavailable } from "../errors.ts";
 import { publish } from "../events.ts";
 import { operationKindOf } from "../fingerprint.ts";
-import { assertKey, assertScope } from "../key.ts";
+import { assertKey, scopeOf } from "../key.ts";
 import { assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
 import type {
   DeleteAnswer,
@@ -29,7 +29,7 @@ import type { Sweeper } from "./sweeper.ts";
 /** Names an operation. */
 export interface OperationName {
   key: string;
-  /** @default "" */
+  /** One that is there and `undefined` is refused. @default "" when left out */
   scope?: string;
   /** The name of a durable operation. @default none: that of `run()` and of requests */
   operation?: string;
@@ -232,9 +232,9 @@ export class Administration {
       throw new InvalidOption("An operation is named by { key, scope }");
     }
     assertKnownOptions(name, ["key", "scope", "operation"], "An operation's name");
-    const { key, scope: shownScope = "", operation } = name;
+    const { key, operation } = name;
     assertKey(key);
-    assertScope(shownScope);
+    const shownScope = scopeOf(name);
     const scope = operation === undefined ? shownScope : durableScope(operation, shownScope);
     const shown = { key, scope: shownScope, ...(operation !== undefined && { operation }) };
     return { id: this.#parts.names.id(scope, key), key, scope, shown };
