@@ -131,7 +131,10 @@ export class AttemptSuperseded extends SemelError<"attempt-superseded"> {
   }
 }
 
-/** The store could not be asked; nothing ran. */
+/**
+ * The store did not answer. Before an operation begins, nothing ran; later, as when the reply of a commit
+ * is lost, it may have been applied. The same key finds out.
+ */
 export class StoreUnavailable extends SemelError<"store-unavailable"> {
   constructor(message: string, options?: { cause?: unknown }) {
     super("store-unavailable", message, options);

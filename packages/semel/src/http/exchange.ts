@@ -141,10 +141,10 @@ export class HttpLayer<Request> {
     }
   }
 
-  /** @throws what is not Semel's own */
+  /** Of what has not run yet. @throws what is not Semel's own */
   #refusal(error: unknown): Extract<Decision, { kind: "respond" }> {
     if (!isSemelError(error)) throw error;
-    return { kind: "respond", response: this.problem(error) };
+    return { kind: "respond", response: this.problem(error, { nothingRan: true }) };
   }
 
   #operationRequest(
