@@ -23,7 +23,7 @@ import { clean, jsonLine } from "./output.ts";
 import { queuedOf } from "./queue/look-up.ts";
 import { lookUp } from "./records/look-up.ts";
 import { COLUMNS, RECORD_STATES, recordJson, recordText, resultJson } from "./records/show.ts";
-import { httpStatus, jsonValue, type VerdictFlags, verdictOf } from "./records/verdict.ts";
+import { httpStatus, jsonValue, misfit, type VerdictFlags, verdictOf } from "./records/verdict.ts";
 import { type OpenStore, withStore } from "./stores/open.ts";
 
 const EXIT_CODES = `
@@ -178,10 +178,11 @@ ${EXIT_CODES}`,
     .action((key: string, flags: ResolveFlags) => {
       const verdict = verdictOf(flags);
       return withStore(flags, async (open) => {
-        const answer = await idempotencyOf(open, flags.retention).resolve(
-          { key, scope: flags.scope },
-          verdict,
-        );
+        const answer = await idempotencyOf(open, flags.retention)
+          .resolve({ key, scope: flags.scope }, verdict)
+          .catch((error: unknown) => {
+            throw misfit(error, flags);
+          });
         if (answer.kind === "absent") throw absent(key, flags.scope);
         if (answer.kind === "refused") {
           throw refused(`${clean(key)} is ${answer.state}; only what is held can be resolved`);

@@ -131,7 +131,10 @@ export class AttemptSuperseded extends SemelError<"attempt-superseded"> {
   }
 }
 
-/** The store could not be asked; nothing ran. */
+/**
+ * The store did not answer. Before an operation begins, nothing ran; later, as when the reply of a commit
+ * is lost, it may have been applied. The same key finds out.
+ */
 export class StoreUnavailable extends SemelError<"store-unavailable"> {
   constructor(message: string, options?: { cause?: unknown }) {
     super("store-unavailable", message, options);
@@ -201,13 +204,10 @@ export class PayloadInvalid extends SemelError<"payload-invalid"> {
   }
 }
 
-/** The operation completed, but its result was too large to keep. */
+/** The operation completed, but there is no result of it to give: it was too large, or is of another kind. */
 export class ResultNotStored extends SemelError<"result-not-stored"> {
-  constructor() {
-    super(
-      "result-not-stored",
-      "This operation completed, but its result was larger than `maxResultBytes` and was not kept; it will not run again",
-    );
+  constructor(why = "its result was larger than `maxResultBytes` and was not kept") {
+    super("result-not-stored", `This operation completed, but ${why}; it will not run again`);
   }
 }
 

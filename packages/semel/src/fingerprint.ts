@@ -54,6 +54,15 @@ export function isComparable(one: string, other: string): boolean {
   return labelOf(one) === labelOf(other);
 }
 
+/**
+ * The kind of operation that a fingerprint was made for: those of requests over HTTP have labels of
+ * their own (`http/body-fingerprint.ts`). `undefined`: it is of an algorithm that is not known here.
+ */
+export function operationKindOf(fingerprint: string): "http" | "value" | undefined {
+  if (/^h\d/.test(fingerprint)) return "http";
+  return /^v\d/.test(fingerprint) ? "value" : undefined;
+}
+
 /** SHA-256 in base64url with its label in front. */
 export function labelled(label: string, data: string | Uint8Array): string {
   return `${label}:${hash("sha256", data, "base64url")}`;

@@ -47,6 +47,24 @@ export function assertScope(scope: unknown): asserts scope is string {
 }
 
 /**
+ * The scope that a caller names: `""` where it names none. One that is there and undefined is not left
+ * out: two tenants whose id is missing by mistake must not get each other's results.
+ *
+ * @throws {ScopeMissing} also for whatever {@link assertScope} refuses
+ */
+export function scopeOf(named: { scope?: string | undefined }): string {
+  if (!("scope" in named)) return "";
+  const { scope } = named;
+  if (scope === undefined || scope === null) {
+    throw new ScopeMissing(
+      `\`scope\` is ${scope}, so it is not known whose key this is, and nothing ran; leave it out only where all callers share one space of keys`,
+    );
+  }
+  assertScope(scope);
+  return scope;
+}
+
+/**
  * The record's id: the first 16 bytes of SHA-256 over the length-framed scope and key, in
  * hexadecimal. Framing keeps `("a:b", "c")` and `("a", "b:c")` apart.
  */

@@ -2,7 +2,14 @@
 
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { assertKey, assertScope, KEY_LENGTH_MAX, recordId, SCOPE_LENGTH_MAX } from "../src/key.ts";
+import {
+  assertKey,
+  assertScope,
+  KEY_LENGTH_MAX,
+  recordId,
+  SCOPE_LENGTH_MAX,
+  scopeOf,
+} from "../src/key.ts";
 
 describe("the id of a record", () => {
   test("is 32 hexadecimal digits, the same for the same scope and key", () => {
@@ -61,6 +68,14 @@ describe("scopes", () => {
     }
     for (const scope of ["x".repeat(SCOPE_LENGTH_MAX + 1), "\ud800", undefined, null, 5]) {
       expect(() => assertScope(scope)).toThrow(expect.objectContaining({ code: "scope-missing" }));
+    }
+  });
+
+  test("may be left out, and not forgotten: one that is undefined or null is no scope (HTTP-4)", () => {
+    expect(scopeOf({})).toBe("");
+    expect(scopeOf({ scope: "" })).toBe("");
+    for (const scope of [undefined, null, 5, "\ud800"] as string[]) {
+      expect(() => scopeOf({ scope })).toThrow(expect.objectContaining({ code: "scope-missing" }));
     }
   });
 });

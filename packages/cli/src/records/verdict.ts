@@ -2,7 +2,7 @@
 
 import { readFileSync } from "node:fs";
 import { InvalidArgumentError } from "commander";
-import type { Verdict } from "semel";
+import { isSemelError, type Verdict } from "semel";
 import { httpResult } from "semel/node";
 import type { HeaderLine } from "../check/exchange.ts";
 import { EXIT, Failure } from "../failure.ts";
@@ -42,6 +42,16 @@ export function verdictOf(flags: VerdictFlags): Verdict {
       "--value is for an operation of run(); one over HTTP has --status, --header and --body",
     );
   return { outcome: "applied", value: value[0] };
+}
+
+/** The library refuses a result that is not of the operation's kind; here it has other names. */
+export function misfit(error: unknown, { value }: VerdictFlags): unknown {
+  if (!isSemelError(error) || error.code !== "option-invalid") return error;
+  return wrong(
+    value === undefined
+      ? "this is an operation of run(), whose callers get a value: say which with --value"
+      : "this is an operation over HTTP, whose callers get a response: say which with --status, --header and --body (or --body-file) instead of --value",
+  );
 }
 
 function resultFlags({ status, header, body, bodyFile, value }: VerdictFlags): string[] {

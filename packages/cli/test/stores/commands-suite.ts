@@ -56,6 +56,13 @@ function describeMigration({ name }: Kind, flags: string[]): void {
   });
 }
 
+/** The route of the operation `held-2`. */
+function payment(idempotency: Idempotency, handler: () => Promise<Response>) {
+  const options = { scope: () => "b", key: () => "held-2", onError: "hold" } as const;
+  const handle = idempotent(idempotency, options, handler);
+  return () => handle(new Request("http://localhost/pay", { method: "POST", body: "{}" }));
+}
+
 /** Makes an operation of every kind, as an application does. */
 async function fill(flags: string[]): Promise<void> {
   await withStore(flags, async (idempotency) => {
@@ -73,9 +80,10 @@ async function fill(flags: string[]): Promise<void> {
     }
     const fails = () => Promise.reject(new Error("the card was refused"));
     await idempotency.run({ key: "failed", scope: "a", onError: "store" }, fails).catch(() => {});
-    for (const key of ["held-1", "held-2", "held-3", "held-4"]) {
+    for (const key of ["held-1", "held-3", "held-4"]) {
       await idempotency.run({ key, scope: "b", onError: "hold" }, fails).catch(() => {});
     }
+    await payment(idempotency, fails)().catch(() => {});
     const oneStep = async ({ step }: Operation) => {
       await step("charge", () => ({ secret: "of the step" }));
       await fails();
@@ -341,6 +349,17 @@ function describeDeciding(flags: string[]): void {
     semel("records", "resolve", key, ...verdict, ...b);
   const never = () => Promise.reject(new Error("ran a second time"));
 
+  test("resolve --applied: a result that its callers cannot be given is refused, with the flags to use", async () => {
+    expect(await resolve("held-1", "--applied", "--status", "201")).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/of run\(\).*--value/),
+    });
+    expect(await resolve("held-2", "--applied", "--value", "1")).toMatchObject({
+      code: 2,
+      stderr: expect.stringMatching(/over HTTP.*--status, --header and --body/),
+    });
+  });
+
   test("resolve --applied: later callers get the value (SM-12)", async () => {
     const resolved = await resolve("held-1", "--applied", "--value", '{"charge":"ch_1"}');
     expect(resolved).toMatchObject({ code: 0, stderr: "" });
@@ -353,6 +372,10 @@ function describeDeciding(flags: string[]): void {
   test("resolve --applied: later callers get the response (SM-12)", async () => {
     const answer = ["--status", "202", "--header", "Location: /c/2", "--body", "late"];
     expect(await resolve("held-2", "--applied", ...answer, "--json")).toMatchObject({ code: 0 });
+    await withStore(flags, async (idempotency) => {
+      const replay = await payment(idempotency, never)();
+      expect([replay.status, await replay.text()]).toEqual([202, "late"]);
+    });
     const { stdout } = await semel("records", "get", "held-2", "--json", ...b);
     expect(JSON.parse(stdout)).toMatchObject({
       state: "completed",

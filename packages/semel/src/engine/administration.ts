@@ -4,10 +4,12 @@ import type { Codec } from "../codec.ts";
 import { type Duration, durationMs } from "../duration.ts";
 import { InvalidOption, StoreUnavailable } from "../errors.ts";
 import { publish } from "../events.ts";
-import { assertKey, assertScope } from "../key.ts";
+import { operationKindOf } from "../fingerprint.ts";
+import { assertKey, scopeOf } from "../key.ts";
 import { assertInteger, assertKnownOptions, assertOneOf } from "../options.ts";
 import type {
   DeleteAnswer,
+  RecordId,
   RecordState,
   ResolveAnswer,
   Store,
@@ -27,7 +29,7 @@ import type { Sweeper } from "./sweeper.ts";
 /** Names an operation. */
 export interface OperationName {
   key: string;
-  /** @default "" */
+  /** One that is there and `undefined` is refused. @default "" when left out */
   scope?: string;
   /** The name of a durable operation. @default none: that of `run()` and of requests */
   operation?: string;
@@ -85,9 +87,9 @@ export interface RecordQuery {
   cursor?: string;
 }
 
-/** The verdict of a person who found out what happened. */
+/** The verdict of a person who found out what happened: with a result such as the operation has. */
 export type Verdict =
-  /** It was applied, and this is its value. */
+  /** It was applied, and this is its value: of an operation that is not HTTP. */
   | { outcome: "applied"; value?: unknown }
   /** It was applied, and this is its result: `httpResult(…)` for an HTTP operation. */
   | { outcome: "applied"; result: StoredResult }
@@ -160,6 +162,7 @@ export class Administration {
       );
     } else {
       const result = "result" in verdict ? verdict.result : encoded(codec, verdict.value);
+      await this.#assertKind(id, result);
       answer = await store.resolve({
         id,
         retentionMs,
@@ -171,6 +174,19 @@ export class Administration {
     cache.forget(id);
     publish(() => ({ type: "decided", id, decision: "resolve", answer: answer.kind }));
     return answer;
+  }
+
+  /** @throws {InvalidOption} for a result that callers of what is held could not be given */
+  async #assertKind(id: RecordId, { kind }: StoredResult): Promise<void> {
+    const record = await this.#parts.store.read(id);
+    if (record === undefined || effectiveState(record) !== "held" || kind === "failure") return;
+    const needed = operationKindOf(record.fingerprint) ?? kind;
+    if (kind === needed) return;
+    throw new InvalidOption(
+      needed === "http"
+        ? "This operation is a request over HTTP, whose callers get a response: resolve it with `result: httpResult({ status, headers, body })`"
+        : "This operation is no request over HTTP, and its callers get a value: resolve it with `value`",
+    );
   }
 
   async void(name: OperationName): Promise<VoidOutcome> {
@@ -216,9 +232,9 @@ export class Administration {
       throw new InvalidOption("An operation is named by { key, scope }");
     }
     assertKnownOptions(name, ["key", "scope", "operation"], "An operation's name");
-    const { key, scope: shownScope = "", operation } = name;
+    const { key, operation } = name;
     assertKey(key);
-    assertScope(shownScope);
+    const shownScope = scopeOf(name);
     const scope = operation === undefined ? shownScope : durableScope(operation, shownScope);
     const shown = { key, scope: shownScope, ...(operation !== undefined && { operation }) };
     return { id: this.#parts.names.id(scope, key), key, scope, shown };

@@ -9,7 +9,7 @@ import {
   StoreUnavailable,
 } from "../errors.ts";
 import { isObserved, publish } from "../events.ts";
-import { isComparable } from "../fingerprint.ts";
+import { isComparable, operationKindOf } from "../fingerprint.ts";
 import { IdTable, type Row } from "../id-table.ts";
 import { backoffMs, bounded, pause } from "../retry.ts";
 import type { BeginAnswer, Claim, RecordId, StoredRecord } from "../store.ts";
@@ -44,6 +44,7 @@ export interface OperationRequest {
 export type Admission =
   /** Run the handler, then settle the attempt. `probe`: find out first whether it was applied. */
   | { kind: "run"; attempt: Attempt; probe: boolean }
+  /** `result`: of the kind that was asked for, a failure, or of one that the caller cannot be given. */
   | { kind: "replay"; attempt: number; result: StoredResult; expiresInMs: number }
   | { kind: "busy"; retryAfterMs: number }
   | { kind: "mismatch" }
@@ -300,9 +301,8 @@ export class Admissions {
       case "completed": {
         const { attempt, expiresInMs } = record;
         const result = await open(record.result!, this.#host.maxResultBytes);
-        return isUsable(result, request)
-          ? { kind: "replay", attempt, result, expiresInMs: expiresInMs ?? 0 }
-          : undefined;
+        if (isOfAnotherOperation(result, record.fingerprint, request)) return MISMATCH;
+        return { kind: "replay", attempt, result, expiresInMs: expiresInMs ?? 0 };
       }
       case "running":
         return { kind: "busy", retryAfterMs: Math.max(0, record.leaseRemainingMs ?? 0) };
@@ -447,7 +447,7 @@ export class Admissions {
         case "done": {
           const expiresInMs = Math.max(0, answer.expiresInMs - (now - askedAt));
           const { attempt, result } = answer;
-          const { fingerprint } = request;
+          const { fingerprint } = claim;
           const finished = { attempt, result, expiresInMs, fingerprint, forgotten };
           return this.#replayOf(request, finished);
         }
@@ -493,7 +493,7 @@ export class Admissions {
   ): Admission | Promise<Admission> {
     const { cache } = this.#host;
     const replay = (result: StoredResult): Admission => {
-      if (!isUsable(result, request)) return MISMATCH;
+      if (isOfAnotherOperation(result, fingerprint, request)) return MISMATCH;
       if (cache.forgotten === forgotten) {
         this.#remember(request.id, fingerprint, attempt, result, expiresInMs);
       }
@@ -544,9 +544,9 @@ export class Admissions {
   }
 
   #replayCached(request: OperationRequest, cached: CachedResult): Admission {
-    if (differs(request.fingerprint, cached.fingerprint)) return { kind: "mismatch" };
-    const { attempt, result } = cached;
-    if (!isUsable(result, request)) return { kind: "mismatch" };
+    const { fingerprint, attempt, result } = cached;
+    if (differs(request.fingerprint, fingerprint)) return MISMATCH;
+    if (isOfAnotherOperation(result, fingerprint, request)) return MISMATCH;
     return {
       kind: "replay",
       attempt,
@@ -599,9 +599,20 @@ function differs(one: string, other: string): boolean {
   return one !== other && isComparable(one, other);
 }
 
-/** A key that was used for another kind of operation altogether is reused like any other. */
-function isUsable(result: StoredResult, request: OperationRequest): boolean {
-  return result.kind === request.resultKind || result.kind === "failure";
+/**
+ * Whether a key was used for another kind of operation altogether, and is reused like any other. Where
+ * only the result is of another kind, as somebody may have resolved it, this one is done: it is
+ * replayed, so that nobody is told to do it again with a new key, and refused where it is read.
+ *
+ * @param fingerprint that of the record
+ */
+export function isOfAnotherOperation(
+  result: StoredResult,
+  fingerprint: string,
+  { resultKind }: OperationRequest,
+): boolean {
+  if (result.kind === resultKind || result.kind === "failure") return false;
+  return (operationKindOf(fingerprint) ?? resultKind) !== resultKind;
 }
 
 /** Whether what the store answers one of them is the answer to the other as well. */

@@ -222,6 +222,10 @@ async function hold(attempt: Attempt, reason: string): Promise<Admission | Settl
   return settlement.kind === "superseded" ? settlement : { kind: "held", reason };
 }
 
+/** Why there is nothing to give where a result was resolved by hand as one of another kind. */
+export const OF_ANOTHER_KIND =
+  "the result recorded for it is of a kind that cannot be given to this caller";
+
 /**
  * The answer to a caller whose request did not run.
  *
@@ -232,6 +236,7 @@ export function outcomeOf<Value>(admission: Admission, codec: Codec): Outcome<Va
   const { result, attempt } = admission;
   if (result.omitted) throw new ResultNotStored();
   if (result.kind === "failure") throw new OperationFailed(storedFailure(result));
+  if (result.kind !== "value") throw new ResultNotStored(OF_ANOTHER_KIND);
   return { value: decoded(codec, result) as Value, replayed: true, attempt };
 }
 

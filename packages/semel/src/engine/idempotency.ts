@@ -7,7 +7,7 @@ import { Deadlines } from "../deadlines.ts";
 import { type Duration, durationMs } from "../duration.ts";
 import { Closed } from "../errors.ts";
 import { type FingerprintSelection, fingerprinter } from "../fingerprint.ts";
-import { assertKey, assertScope } from "../key.ts";
+import { assertKey, assertScope, scopeOf } from "../key.ts";
 import { assertKnownOptions, assertMethods } from "../options.ts";
 import { bounded, untilAborted } from "../retry.ts";
 import type {
@@ -185,7 +185,8 @@ export class Idempotency<Transaction = unknown> {
    * @returns the value, whether it was replayed, and the number of the attempt that made it
    * @throws what the handler throws, on its own attempt; otherwise a {@link SemelError} whose
    * `retry` says what to do: `OperationBusy`, `KeyReused`, `OperationHeld`, `OperationVoid`,
-   * `KeyExpired`, `ResultNotStored`, `NotSerializable`, `StoreUnavailable`, `InvalidOption`, …
+   * `KeyExpired`, `ResultNotStored`, `NotSerializable`, `StoreUnavailable`, `InvalidOption`,
+   * `ScopeMissing` for a `scope` that is there and undefined, …
    */
   run<Value, Payload = unknown>(
     request: RunRequest<Payload, Value>,
@@ -409,7 +410,8 @@ export class Idempotency<Transaction = unknown> {
     base = this.#policy,
   ): OperationRequest {
     assertRunRequest(request, where, handler);
-    const { key, scope = "", payload, signal, firstSentAt } = request;
+    const { key, payload, signal, firstSentAt } = request;
+    const scope = scopeOf(request);
     const policy = policyOf(request, base);
     const fingerprint = fingerprinter(request.fingerprint)(payload);
     return this.request({ key, scope, fingerprint, policy, firstSentAt, signal });
@@ -522,6 +524,8 @@ export class Idempotency<Transaction = unknown> {
   /**
    * Ends a hold with what a person found out (SM-12).
    *
+   * @throws {InvalidOption} for a result that callers of the operation could not be given: a value for
+   * a request over HTTP, or a response for anything else
    * @example await idempotency.resolve({ key: "order-42" }, { outcome: "not-applied" });
    */
   resolve(name: OperationName, verdict: Verdict): Promise<ResolveAnswer> {

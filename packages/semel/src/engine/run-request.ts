@@ -9,7 +9,10 @@ import { OPERATION_OPTIONS, type OperationOptions } from "./policy.ts";
 export interface RunRequest<Payload = unknown, Value = unknown> extends OperationOptions<Value> {
   /** The caller's name for the operation: 1 to 255 printable ASCII characters. */
   key: string;
-  /** Who the key belongs to; two scopes never see each other's records. @default "" */
+  /**
+   * Who the key belongs to; two scopes never see each other's records. One that is there and `undefined`
+   * is refused (`ScopeMissing`). @default "" when left out: one space of keys for everybody
+   */
   scope?: string;
   /** What the key stands for: the same key with another payload is refused. */
   payload?: Payload;

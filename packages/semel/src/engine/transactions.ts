@@ -23,7 +23,13 @@ import type {
   StoredRecord,
   StoreTransactions,
 } from "../store.ts";
-import type { Admission, AdmissionHost, Admissions, OperationRequest } from "./admission.ts";
+import {
+  type Admission,
+  type AdmissionHost,
+  type Admissions,
+  isOfAnotherOperation,
+  type OperationRequest,
+} from "./admission.ts";
 import { Attempt, type Operation } from "./attempt.ts";
 import { open, type StoredResult, seal } from "./envelope.ts";
 import { encoded, failureResult, type Outcome, outcomeOf } from "./execution.ts";
@@ -369,7 +375,7 @@ export class Transactions {
     if (answer.kind !== "acquired") {
       const admission =
         answer.kind === "done"
-          ? await this.#replay(answer, request)
+          ? await this.#replay(answer, request, claim.fingerprint)
           : await this.#admissions.refused(request, answer, claim.fingerprint);
       this.#admissions.announce(request, admission, asked);
       return outcomeOf<Value>(admission, this.#codec);
@@ -430,10 +436,11 @@ export class Transactions {
   /** Not remembered, because what was read may still be rolled back. */
   async #replay(
     { attempt, result, expiresInMs }: Extract<BeginAnswer, { kind: "done" }>,
-    { resultKind }: OperationRequest,
+    request: OperationRequest,
+    fingerprint: string,
   ): Promise<Admission> {
     const opened = await open(result, this.#host.maxResultBytes);
-    if (opened.kind !== resultKind && opened.kind !== "failure") return { kind: "mismatch" };
+    if (isOfAnotherOperation(opened, fingerprint, request)) return { kind: "mismatch" };
     return { kind: "replay", attempt, result: opened, expiresInMs };
   }
 

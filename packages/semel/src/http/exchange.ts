@@ -5,7 +5,13 @@ import type { Admission, OperationRequest } from "../engine/admission.ts";
 import type { Attempt, AttemptEnd, Operation, Settlement } from "../engine/attempt.ts";
 import type { RecordEffect } from "../engine/effects/effects.ts";
 import type { StoredResult } from "../engine/envelope.ts";
-import { endAfterError, failureResult, refusal, storedFailure } from "../engine/execution.ts";
+import {
+  endAfterError,
+  failureResult,
+  OF_ANOTHER_KIND,
+  refusal,
+  storedFailure,
+} from "../engine/execution.ts";
 import type { Idempotency } from "../engine/idempotency.ts";
 import { assertIdempotency } from "../engine/settings.ts";
 import type { Step } from "../engine/steps.ts";
@@ -138,10 +144,10 @@ export class HttpLayer<Request> {
     }
   }
 
-  /** @throws what is not Semel's own */
+  /** Of what has not run yet. @throws what is not Semel's own */
   #refusal(error: unknown): Extract<Decision, { kind: "respond" }> {
     if (!isSemelError(error)) throw error;
-    return { kind: "respond", response: this.problem(error) };
+    return { kind: "respond", response: this.problem(error, { nothingRan: true }) };
   }
 
   #operationRequest(
@@ -198,6 +204,9 @@ export class HttpLayer<Request> {
     const expires = expiresHeader(expiresInMs);
     if (result.kind === "failure") {
       return withHeader(this.problem(new OperationFailed(storedFailure(result))), expires);
+    }
+    if (result.kind !== "http") {
+      return withHeader(this.problem(new ResultNotStored(OF_ANOTHER_KIND)), expires);
     }
     if (result.omitted) {
       const isBare = result.bytes.byteLength === 0;

@@ -50,19 +50,25 @@ const STATUS_FIELD: Partial<Record<ErrorCode, string>> = {
 const PUBLIC_DETAIL: Partial<Record<ErrorCode, string>> = {
   "outcome-unknown":
     "The outcome of this operation is unknown; it will not run again until it is resolved. Do not retry with a new key",
-  "store-unavailable": "Keys cannot be looked up at the moment; nothing ran",
-  "store-full": "Keys cannot be recorded at the moment; nothing ran",
-  "store-unusable": "Keys cannot be looked up at the moment; nothing ran",
-  "record-unreadable": "The record of this key cannot be read; nothing ran",
   "steps-diverged":
     "The outcome of this operation is unknown; it will not run again until it is resolved. Do not retry with a new key",
   "operation-failed": "The operation failed; its failure is its result",
   closed: "The server is shutting down; nothing ran",
 };
 
+/** The same for what the store may fail with before a request runs, and when it has run already. */
+const STORE_DETAIL: Partial<Record<ErrorCode, string>> = {
+  "store-unavailable": "Keys cannot be looked up at the moment",
+  "store-full": "Keys cannot be recorded at the moment",
+  "store-unusable": "Keys cannot be looked up at the moment",
+  "record-unreadable": "The record of this key cannot be read",
+};
+
 /** Further members and the address of the documentation. */
 export interface ProblemOptions {
   documentation: string | undefined;
+  /** Whether it is certain that the request was not carried out. @default false */
+  nothingRan?: boolean;
   /** Overrides the status that belongs to the code. */
   status?: number;
   members?: Record<string, unknown>;
@@ -77,7 +83,7 @@ export function problemResponse(error: SemelError, options: ProblemOptions): Htt
     type: `urn:semel:error:${code}`,
     title: STATUS_CODES[status] ?? "Error",
     status,
-    detail: PUBLIC_DETAIL[code] ?? error.message,
+    detail: detailOf(error, options.nothingRan ?? false),
     code,
     retry,
     ...options.members,
@@ -92,6 +98,13 @@ export function problemResponse(error: SemelError, options: ProblemOptions): Htt
   const retryAfterS = retryAfter(error, status);
   if (retryAfterS !== undefined) headers.push(["retry-after", String(retryAfterS)]);
   return { status, headers, body: Buffer.from(JSON.stringify(problem)) };
+}
+
+function detailOf({ code, message }: SemelError, nothingRan: boolean): string {
+  const ofStore = STORE_DETAIL[code];
+  if (ofStore === undefined) return PUBLIC_DETAIL[code] ?? message;
+  if (nothingRan) return `${ofStore}; nothing ran`;
+  return "What became of this request could not be recorded; it may have been applied";
 }
 
 /**

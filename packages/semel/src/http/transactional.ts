@@ -67,7 +67,7 @@ export async function makeInTransaction<Request, Transaction>(
     return await recorded(layer, request, watched);
   } catch (error) {
     if (failure?.error === error || !isSemelError(error)) throw error;
-    return { replacement: layer.problem(error) };
+    return { replacement: layer.problem(error, { nothingRan: tries === 0 }) };
   }
 }
 

@@ -104,12 +104,14 @@ export function idempotentTool<
   return async (args, extra) => {
     assertExtra(extra);
     let thrown: { error: unknown } | undefined;
+    let hasBegun = false;
     try {
       const called = await callOf(options, args, extra);
       if (called === undefined) return await handler(args, extra, undefined);
       const { value, replayed } = await idempotency.run<Result, Partial<Args>>(
         { ...rest, ...called, ...(fingerprint && { fingerprint }), signal: extra.signal },
         async (operation) => {
+          hasBegun = true;
           try {
             const result = await handler(args, uncancelled(extra, operation), operation);
             return result?.isError ? await failed(result, onError, operation) : result;
@@ -124,7 +126,9 @@ export function idempotentTool<
       if (error instanceof Failed) return error.result as Result;
       if (!isSemelError(error) || error.code === "option-invalid") throw error;
       const isForeign = thrown?.error === error && !OF_ITSELF.has(error.code);
-      return (isForeign ? brokenOff : toolRefusal)(error, structuredErrors ?? true);
+      // A step that nobody waited for could not be saved, say.
+      const isLate = hasBegun && error.code.startsWith("store-");
+      return (isForeign || isLate ? brokenOff : toolRefusal)(error, structuredErrors ?? true);
     }
   };
 }

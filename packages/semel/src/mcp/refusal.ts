@@ -68,7 +68,7 @@ const WORDS: Partial<Record<ErrorCode, Words>> = {
     next: "Do not call again. Look up whether it was done, or tell the user.",
   },
   "result-not-stored": {
-    what: "The call was done, but its result was too large to keep.",
+    what: "The call was done, but its result was not kept.",
     next: "Do not call again: it is done. Read what you need with another tool.",
   },
   "key-missing": {

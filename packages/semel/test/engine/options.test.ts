@@ -27,6 +27,46 @@ test("the defaults are those of the specification (SPEC §11)", () => {
   expect(new Idempotency({ store: memoryStore() }).maxResultBytes).toBe(2 ** 20);
 });
 
+describe("a scope that is there, and undefined or null", () => {
+  const executor = { query: async () => expect.unreachable("the database was asked") };
+  const asked: [string, (from: Idempotency, name: { key: string; scope: string }) => unknown][] = [
+    ["run()", (from, name) => from.run(name, refuse)],
+    ["transaction()", (from, name) => from.transaction(name, refuse)],
+    ["within()", (from, name) => from.within(executor as never, name, refuse)],
+    ["start()", (from, name) => from.operation("ride", { handler: refuse }).start(name)],
+    ["run() of an operation", (from, name) => from.operation("r", { handler: refuse }).run(name)],
+    ["status() of one", (from, name) => from.operation("ride", { handler: refuse }).status(name)],
+    ["get()", (from, name) => from.get(name)],
+    ["get() of an operation", (from, name) => from.get({ ...name, operation: "ride" })],
+    ["status()", (from, name) => from.status(name)],
+    ["resolve()", (from, name) => from.resolve(name, { outcome: "not-applied" })],
+    ["void()", (from, name) => from.void(name)],
+    ["delete()", (from, name) => from.delete(name)],
+  ];
+
+  test.each(asked)("is refused by %s, and nothing is asked of the store", async (_name, ask) => {
+    const { idempotency, store } = fixture();
+    for (const scope of [undefined, null] as never[]) {
+      const work = (async () => ask(idempotency, { key: "k", scope }))();
+      expect(await failure(work)).toMatchObject({
+        code: "scope-missing",
+        message: expect.stringContaining(`\`scope\` is ${scope}`),
+      });
+    }
+    expect(store.calls.total).toBe(0);
+  });
+
+  test("two tenants without an id do not share a receipt; who leaves the scope out shares it", async () => {
+    const { idempotency } = fixture();
+    const receiptOf = (tenant: { id?: string }) =>
+      idempotency.run({ key: "order-1", scope: tenant.id as string }, () => "receipt");
+    await failure(receiptOf({}));
+    expect((await idempotency.run({ key: "order-1" }, () => 1)).value).toBe(1);
+    expect((await idempotency.run({ key: "order-1", scope: "" }, refuse)).value).toBe(1);
+    expect(await failure(receiptOf({}))).toMatchObject({ code: "scope-missing" });
+  });
+});
+
 describe("the constructor", () => {
   const store = memoryStore();
   const WRONG: [Record<string, unknown>, string][] = [

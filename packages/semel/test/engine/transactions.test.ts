@@ -1,12 +1,15 @@
 // Claim, the handler's writes and the result in one transaction, on every database that has them.
 
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
+import { seal } from "../../src/engine/envelope.ts";
 import {
   Idempotency,
   type IdempotencyOptions,
   type RunRequest,
 } from "../../src/engine/idempotency.ts";
 import { NotApplied } from "../../src/errors.ts";
+import { httpResult } from "../../src/http/response.ts";
+import { recordId } from "../../src/key.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
 import { deferred, failure } from "./fixture.ts";
 import { backends, type Client, closeServers, type Stage } from "./transaction-backends.ts";
@@ -395,6 +398,23 @@ describe.each(backends)("transaction() on $name", ({ reason, open }) => {
     expect(await failure(failed)).toMatchObject({ message: "boom" });
     const outcome = await idempotency.transaction({ key: "k" }, order("b"));
     expect(outcome).toMatchObject({ value: { sku: "b" }, replayed: false });
+  });
+
+  test("a result of another kind, as somebody resolved it, is not mistaken for another operation's", async () => {
+    const request = { key: "k", onError: "hold" } as const;
+    await failure(idempotency.run(request, () => Promise.reject(new Error("broken"))));
+    const response = await seal(httpResult({ status: 201 }));
+    const resolution = { id: recordId("", "k"), retentionMs: 60_000, result: response } as const;
+    const resolved = await client.store.resolve({ ...resolution, kind: "complete" });
+    expect(resolved).toEqual({ kind: "resolved" });
+    const joined = () =>
+      client.store.transactions.run((transaction) =>
+        idempotency.within(client.executor(transaction), { key: "k" }, order("a")),
+      );
+    const refusal = { code: "result-not-stored", retry: "never" };
+    expect(await failure(joined())).toMatchObject(refusal);
+    expect(await failure(idempotency.transaction({ key: "k" }, order("b")))).toMatchObject(refusal);
+    expect(await stage.skus()).toEqual([]);
   });
 
   test("within() refuses another payload, a held, a void and a late key", async () => {

@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { InvalidOption, PayloadInvalid } from "../../src/errors.ts";
-import { isComparable } from "../../src/fingerprint.ts";
+import { fingerprinter, isComparable, operationKindOf } from "../../src/fingerprint.ts";
 import {
   type Body,
   bodyFingerprinter,
@@ -14,6 +14,18 @@ import {
 
 const REQUEST: RequestLine = { method: "POST", target: "/a", contentType: "application/json" };
 const bytes = (text: string): Body => ({ bytes: Buffer.from(text) });
+
+test("a fingerprint tells whether it is of a request or of a payload, and nothing of others", () => {
+  const selections = [{ include: ["/a"] }, { exclude: ["/a"] }, () => 1];
+  for (const option of ["bytes", "json", ...selections] as const) {
+    expect(operationKindOf(bodyFingerprinter(option)(REQUEST, bytes("{}")))).toBe("http");
+  }
+  for (const option of [undefined, ...selections]) {
+    expect(operationKindOf(fingerprinter(option)({ a: 1 }))).toBe("value");
+  }
+  expect(operationKindOf("")).toBeUndefined();
+  expect(operationKindOf("http:x")).toBeUndefined();
+});
 
 describe("the fingerprint of a request", () => {
   const fingerprint = bodyFingerprinter("bytes");

@@ -4,9 +4,9 @@ import { expect, test } from "vitest";
 import { ERROR_CODES, type ErrorCode, OperationBusy, SemelError } from "../../src/errors.ts";
 import { problemResponse } from "../../src/http/problem.ts";
 
-function problemOf(code: ErrorCode, documentation?: string) {
+function problemOf(code: ErrorCode, documentation?: string, nothingRan = false) {
   const error = new SemelError(code, "said by the driver: /var/run/secret.sock");
-  const response = problemResponse(error, { documentation });
+  const response = problemResponse(error, { documentation, nothingRan });
   return {
     ...response,
     fields: Object.fromEntries(response.headers),
@@ -41,6 +41,17 @@ test("errors that concern the operator say nothing of their cause", () => {
   }
   expect(problemOf("outcome-unknown").problem.detail).not.toContain("secret");
   expect(problemOf("record-unreadable").problem.detail).not.toContain("secret");
+});
+
+test("that nothing ran is said where it is certain, and of a store's failure not otherwise", () => {
+  for (const code of CODES) {
+    const { detail } = problemOf(code).problem;
+    const { detail: certain } = problemOf(code, undefined, true).problem;
+    const isOfStore = code.startsWith("store-") || code === "record-unreadable";
+    expect(certain, code).toMatch(isOfStore ? /; nothing ran$/ : detail);
+    if (isOfStore) expect(detail, code).toMatch(/may have been applied$/);
+    if (isOfStore) expect(certain + detail, code).not.toContain("secret");
+  }
 });
 
 test("Retry-After is there where waiting helps, in whole seconds", () => {

@@ -114,3 +114,24 @@ test("EN-6: what had failed, and was undone in part when its process died, is no
   expect(await codeOf(await post())).toBe("operation-failed");
   expect(undone).toEqual(["b", "a"]);
 });
+
+test("a store that fails before a request runs says so; one that fails later does not (SM-22)", async () => {
+  const { idempotency, plan } = fixture({ storeTimeout: 1, completionRetry: 0 });
+  const handler: Handler = (request) => {
+    void operationOf(request)?.step("charge", () => 1);
+    return new Response("paid");
+  };
+  const post = serving({}, handler, idempotency);
+  plan.push({ method: "begin", effect: "fail-before" });
+  expect(await (await post()).json()).toMatchObject({
+    code: "store-unavailable",
+    detail: expect.stringMatching(/; nothing ran$/),
+  });
+  plan.splice(0, 1, { method: "append", effect: "fail-before" });
+  const begun = await post();
+  expect(begun.status).toBe(503);
+  expect(await begun.json()).toMatchObject({
+    code: "store-unavailable",
+    detail: expect.stringMatching(/it may have been applied$/),
+  });
+});

@@ -199,26 +199,33 @@ describe("what a handler lets through of a call of its own is not said of the to
     expect(runs()).toBe(1);
   });
 
-  test("a step that could not be saved: what it did is not denied", async () => {
-    const fixed = fixture();
-    fixed.plan.push({ method: "append", effect: "fail-before" });
-    const effects: string[] = [];
-    const tool = idempotentTool(
-      fixed.idempotency,
-      { tool: "pay", scope: "shared" },
-      async (_args: { idempotencyKey: string }, _extra: Extra, operation) => {
-        await operation!.step("charge", async () => void effects.push("charged"));
-        return paid(1);
-      },
-    );
-    const extra = { signal: new AbortController().signal };
-    const failing = tool({ idempotencyKey: "k1" }, extra);
-    await fixed.clock.advance(10_000);
-    const failed = (await failing) as Result;
-    expect(failed.structuredContent).toMatchObject({ code: "operation-failed", retry: "same-key" });
-    expect(text(failed)).toContain("failed (store-unavailable), so part of it may be done");
-    expect(effects).toEqual(["charged"]);
-  });
+  test.each([true, false])(
+    "a step that could not be saved: what it did is not denied, waited for: %s",
+    async (isWaitedFor) => {
+      const fixed = fixture();
+      fixed.plan.push({ method: "append", effect: "fail-before" });
+      const effects: string[] = [];
+      const tool = idempotentTool(
+        fixed.idempotency,
+        { tool: "pay", scope: "shared" },
+        async (_args: { idempotencyKey: string }, _extra: Extra, operation) => {
+          const charged = operation!.step("charge", async () => void effects.push("charged"));
+          if (isWaitedFor) await charged;
+          return paid(1);
+        },
+      );
+      const extra = { signal: new AbortController().signal };
+      const failing = tool({ idempotencyKey: "k1" }, extra);
+      await fixed.clock.advance(10_000);
+      const failed = (await failing) as Result;
+      expect(failed.structuredContent).toMatchObject({
+        code: "operation-failed",
+        retry: "same-key",
+      });
+      expect(text(failed)).toContain("failed (store-unavailable), so part of it may be done");
+      expect(effects).toEqual(["charged"]);
+    },
+  );
 });
 
 describe("refusals are tool errors with words for agents", () => {

@@ -13,6 +13,7 @@ import {
 } from "../../errors.ts";
 import { publish } from "../../events.ts";
 import { isComparable } from "../../fingerprint.ts";
+import { scopeOf } from "../../key.ts";
 import { assertKnownOptions, assertMethods } from "../../options.ts";
 import { pause, untilAborted } from "../../retry.ts";
 import type { RecordId, Store, StoredItem, StoredRecord, StoreQueue } from "../../store.ts";
@@ -33,7 +34,7 @@ import { type Tasks, taskIdOf } from "./tasks.ts";
 export interface DurableName {
   /** 1 to 255 printable ASCII characters. It may be that of a request: they do not share a record. */
   key: string;
-  /** @default "" */
+  /** One that is there and `undefined` is refused. @default "" when left out */
   scope?: string;
 }
 
@@ -148,8 +149,7 @@ export class DurableOperation<Input = unknown, Value = unknown> {
   /** What has become of it, for its caller; runs nothing. */
   async status(name: DurableName): Promise<DurableStatus> {
     assertKnownOptions(name, ["key", "scope"], "status()");
-    const { key, scope = "" } = name;
-    const { id } = this.#request(key, scope, "");
+    const { id } = this.#request(name.key, scopeOf(name), "");
     // In this order: what is no longer queued has ended by the time that the record is read.
     const item = await this.#queue.read(taskIdOf(id));
     const record = await this.#host.read(id);
@@ -177,7 +177,8 @@ export class DurableOperation<Input = unknown, Value = unknown> {
     where: string,
   ): Promise<Asked> {
     assertKnownOptions(request, fields, where);
-    const { key, scope = "", input } = request;
+    const { key, input } = request;
+    const scope = scopeOf(request);
     const { codec, maxResultBytes } = this.#host;
     await validated(this.definition, input);
     const fingerprint = this.definition.fingerprint(input);
