@@ -666,5 +666,28 @@ test("nor is one whose claim was given back, because nobody heard of it", async 
   expect(await asking).toMatchObject({ code: "store-unavailable" });
   await on.until(async () => (await idempotency.get(named))?.state === "open");
   await on.clock.advance(2 * 3_600_000);
-  expect(await idempotency.get(named)).toMatchObject({ state: "open", attempt: 1 });
+  expect(await idempotency.get(named)).toMatchObject({ state: "open", attempt: 0 });
+});
+
+test("EN-7: a claim whose answer came too late counts as no attempt", async () => {
+  on = machines({ storeTimeout: 200 });
+  const { idempotency, plan } = on.start();
+  const calls: number[] = [];
+  const ride = idempotency.operation("ride", {
+    retry: { attemptsMax: 1 },
+    handler: (_input: number, { attempt }) => calls.push(attempt),
+  });
+  await ride.start({ key: "k", input: 1 });
+  // The store does what it is asked for, and takes too long to say so.
+  plan.push({ method: "begin", effect: "delay-reply", until: never() });
+  idempotency.worker({ operations: [ride], pollInterval: 50 });
+  for (let claims = 2; claims < 5; claims++) {
+    await on.until(
+      async () => ((await on.records.queue!.list({ limit: 1 })).items[0]?.started ?? 0) >= claims,
+    );
+  }
+  expect(calls).toEqual([]);
+  plan.length = 0;
+  await on.until(async () => (await ride.status({ key: "k" })).state === "completed");
+  expect(calls).toEqual([1]);
 });
