@@ -8,7 +8,7 @@ import type { DurableOptions } from "../../src/engine/durable/definition.ts";
 import { Idempotency } from "../../src/engine/idempotency.ts";
 import { NotApplied, OperationFailed } from "../../src/errors.ts";
 import { dynamodbStore } from "../../src/stores/dynamodb.ts";
-import { deferred, failure, isSettled, turns } from "./fixture.ts";
+import { deferred, eventsDuring, failure, isSettled, turns } from "./fixture.ts";
 import { type Machines, machines, never, type Process } from "./queue-fixture.ts";
 
 let on: Machines;
@@ -336,6 +336,36 @@ describe("failures", () => {
     await on.until(async () => (await ride.status(name)).state === "held", 100);
     const pauses = tries.slice(1).map((at, n) => Math.round((at - tries[n]!) / 1_000));
     expect(pauses).toEqual([5, 10, 20, 20]);
+  });
+
+  test("EN-7: an `isRetryable` that throws says nothing: it is tried again, and told of as a mistake", async () => {
+    on = machines();
+    let attempts = 0;
+    const isRetryable = (error: unknown) =>
+      (error as { response: { status: number } }).response.status >= 500;
+    const { ride, work } = rider(
+      () => {
+        attempts++;
+        fail();
+      },
+      { retry: { attemptsMax: 3, isRetryable } },
+    );
+    const events = await eventsDuring(async () => {
+      await ride.start(asked);
+      work();
+      await turns();
+      expect(await ride.status(name)).toMatchObject({ state: "waiting", attempt: 1 });
+      await on.until(async () => (await ride.status(name)).state === "held");
+    });
+    expect(attempts).toBe(3);
+    expect(await ride.status(name)).toMatchObject({
+      error: "attempts-exhausted: no driver",
+    });
+    const mistakes = events.filter(({ type }) => type === "misuse");
+    expect(mistakes).toHaveLength(3);
+    expect(mistakes[0]).toMatchObject({
+      message: expect.stringMatching(/^isRetryable\(\) threw: .*'status'/),
+    });
   });
 
   test("EN-7, SM-23a: attempts are bounded; then it is held, and once resolved it has all of them again", async () => {
