@@ -86,6 +86,12 @@ export type Ending = AttemptToken &
  */
 export type SettleAnswer = { kind: "settled" } | { kind: "stale" };
 
+/** An attempt that was claimed and then never ran. */
+export interface UnusedAttempt extends AttemptToken {
+  /** How long the record is kept once it is open. */
+  retentionMs: number;
+}
+
 /** What an attempt adds to its record's journal (SM-14). */
 export interface JournalEntry extends AttemptToken {
   /** Opaque to stores; not empty. */
@@ -376,6 +382,14 @@ export interface Store {
    * Without it, handlers can have no steps (EN-6).
    */
   append?(entry: JournalEntry): Promise<SettleAnswer>;
+
+  /**
+   * Takes back an attempt that never ran: the record is `open`, and the attempt's number is the next
+   * one's again, so that it counts as none. State, attempt and owner are tested in the very statement
+   * that writes; the owner tells the two of one number apart. What was lapsed before the attempt stays
+   * counted in `crashes`. Without it such an attempt is released, and has counted.
+   */
+  giveBack?(unused: UnusedAttempt): Promise<SettleAnswer>;
 
   /**
    * Wakes those who wait for an operation (EN-3): `wake` is called when its record may have changed,

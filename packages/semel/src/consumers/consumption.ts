@@ -1,15 +1,16 @@
 // How a source of messages is consumed: which deliveries are in flight, and how consuming ends.
 
+import { messageOf } from "../engine/execution.ts";
 import type { Inbox } from "../engine/inbox/inbox.ts";
 import { assertMethods } from "../options.ts";
 import {
   Deliveries,
   type DeliveryOptions,
   type MessageHandler,
-  messageOf,
   type Named,
   paused,
   type Settling,
+  telling,
 } from "./deliveries.ts";
 
 /** What an adapter that takes messages by itself needs besides the inbox and the broker. */
@@ -17,10 +18,10 @@ export interface ConsumeOptions<Message> extends DeliveryOptions<Message> {
   /** Stops consuming, as `close()` does. */
   signal?: AbortSignal;
   /**
-   * Told why the broker could not be asked for messages; it is asked again.
-   * @default a warning of the process, when the reason changes
+   * Told why the broker could not be asked for messages; it is asked again, and nobody waits for what
+   * this does. @default a warning of the process, when the reason changes
    */
-  onTrouble?: (error: unknown) => void;
+  onTrouble?: (error: unknown) => unknown;
 }
 
 /** A consumer at work. */
@@ -147,7 +148,7 @@ export class Intake<Message, Transaction> implements Consumption {
     if (this.stopping.aborted) return;
     const { onTrouble } = this.#options;
     const message = messageOf(error);
-    if (onTrouble) onTrouble(error);
+    if (onTrouble) void telling("onTrouble", "SEMEL_ON_TROUBLE", () => onTrouble(error));
     else if (message !== this.#lastTrouble) {
       process.emitWarning(`The inbox of "${this.#inbox.consumer}" gets no messages: ${message}`, {
         code: "SEMEL_NO_MESSAGES",

@@ -2,6 +2,7 @@
 // the broker, and who is told. An adapter itself only translates.
 
 import type { Operation } from "../engine/attempt.ts";
+import { messageOf } from "../engine/execution.ts";
 import type { Delivery, Inbox, InboxMessage } from "../engine/inbox/inbox.ts";
 import { InvalidOption, KeyInvalid } from "../errors.ts";
 import { Gathering } from "../gathering.ts";
@@ -21,8 +22,8 @@ export interface DeliveryOptions<Message> {
    * @default the body, byte by byte
    */
   payload?: (message: Message) => unknown;
-  /** Told what became of each delivery, for logs and metrics. */
-  onDelivery?: (report: DeliveryReport<Message>) => void;
+  /** Told what became of each delivery, for logs and metrics; nobody waits for what it does. */
+  onDelivery?: (report: DeliveryReport<Message>) => unknown;
 }
 
 interface HandlersOf<Message, Transaction> {
@@ -279,10 +280,18 @@ function reported<Message>(
   { onDelivery }: DeliveryOptions<Message>,
   report: DeliveryReport<Message>,
 ): void {
+  if (onDelivery) void telling("onDelivery", "SEMEL_ON_DELIVERY", () => onDelivery(report));
+}
+
+/**
+ * Calls what somebody is told by. Nobody waits for what it does; what it throws or rejects with is a
+ * warning of the process, and harms nothing. Never rejects.
+ */
+export async function telling(name: string, code: string, tell: () => unknown): Promise<void> {
   try {
-    onDelivery?.(report);
+    await tell();
   } catch (error) {
-    process.emitWarning(`\`onDelivery\` threw: ${messageOf(error)}`, { code: "SEMEL_ON_DELIVERY" });
+    process.emitWarning(`\`${name}\` threw: ${messageOf(error)}`, { code });
   }
 }
 
@@ -338,8 +347,4 @@ export function beating(heartbeat: Settling["heartbeat"]): () => void {
   const timer = setInterval(beat, heartbeat.everyMs);
   timer.unref();
   return () => clearInterval(timer);
-}
-
-export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

@@ -405,7 +405,7 @@ export class Admissions {
   }
 
   async #giveUp(attempt: Attempt): Promise<never> {
-    await attempt.settle({ kind: "release" });
+    await attempt.giveBack();
     throw new Closed();
   }
 

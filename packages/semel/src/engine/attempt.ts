@@ -303,6 +303,35 @@ export class Attempt implements Operation, Leased {
   }
 
   /**
+   * Ends an attempt in which nothing has run: it counts as none, where the store can say so. Never
+   * throws.
+   */
+  giveBack(): Promise<Settlement> {
+    if (this.#host.store.giveBack === undefined) return this.settle({ kind: "release" });
+    this.#settling ??= this.#giveBack();
+    return this.#settling;
+  }
+
+  async #giveBack(): Promise<Settlement> {
+    const { store } = this.#host;
+    const { openRetentionMs: retentionMs } = this.policy;
+    const { id, owner } = this.token;
+    const written = await persist(this.#host, async (): Promise<Settlement> => {
+      const { kind } = await store.giveBack!({ ...this.token, retentionMs });
+      const record = kind === "stale" ? await store.read(id) : undefined;
+      // What was refused may have been this very write, whose reply was lost.
+      const isGiven = kind === "settled" || (record?.state === "open" && record.owner === owner);
+      return isGiven
+        ? { kind: "settled", expiresInMs: retentionMs }
+        : { kind: "superseded", record };
+    });
+    const settlement = written.kind === "answered" ? written.answer : written;
+    this.#publishEnd("release", settlement);
+    this.#host.ended(this, { kind: "release" }, settlement);
+    return settlement;
+  }
+
+  /**
    * Ends the attempt without a word to the store, as a crash would: its lease lapses, and `onCrash`
    * says what becomes of the operation.
    */

@@ -168,16 +168,20 @@ export class Claims {
     this.#abandoning--;
   }
 
-  /** Releases the claim, if the store has it. @returns whether nothing is left to do */
+  /**
+   * Gives the claim back, if the store has it: it counts as no attempt where the store can say so.
+   *
+   * @returns whether nothing is left to do
+   */
   async #giveBack({ id, owner }: Claim, retentionMs: number): Promise<boolean> {
     const { store, questions } = this.#host;
     const record = await this.read(id);
     if (record?.state !== "running" || record.owner !== owner) return false;
     // What became of the attempt before this one is not known: its probe has to find out.
     if (record.onCrash === "probe" && record.crashes > 0) return true;
-    const { attempt } = record;
-    const released = store.settle({ kind: "release", id, attempt, owner, retentionMs });
-    await questions.within(released, lateAnswer);
+    const unused = { id, attempt: record.attempt, owner, retentionMs };
+    const given = store.giveBack?.(unused) ?? store.settle({ kind: "release", ...unused });
+    await questions.within(given, lateAnswer);
     return true;
   }
 }

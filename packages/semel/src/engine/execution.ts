@@ -95,7 +95,16 @@ export async function perform<Value>(
   codec: Codec,
   failures: FailurePolicy = { endAfter: (error) => endAfterError(attempt.policy, error) },
 ): Promise<Performance<Value>> {
-  const run = await outcomeOfHandler(attempt, handler, codec, failures);
+  let run: Omit<Performance<Value>, "settlement">;
+  try {
+    run = await outcomeOfHandler(attempt, handler, codec, failures);
+  } catch (error) {
+    // An error that cannot even be read: without an end its lease would be renewed for good.
+    run = {
+      end: { kind: "hold", reason: `failure-unreadable: ${messageOf(error)}` },
+      made: { error },
+    };
+  }
   const settlement = await attempt.settle(run.end);
   return { made: run.made, end: attempt.end ?? run.end, settlement };
 }

@@ -208,7 +208,7 @@ export class Idempotency<Transaction = unknown> {
     const admission = await this.begin(request);
     if (admission.kind === "run" && request.signal?.aborted) {
       // Nothing ran yet, so giving the claim back is a proof, not a guess.
-      await admission.attempt.settle({ kind: "release" });
+      await admission.attempt.giveBack();
       throw request.signal.reason;
     }
     return await this.answer(request, admission, handler);

@@ -25,6 +25,7 @@ import type {
   Store,
   StoredRecord,
   StoreStats,
+  UnusedAttempt,
   VoidAnswer,
   VoidRequest,
 } from "../store.ts";
@@ -209,6 +210,11 @@ class DynamodbStore implements Store {
       case "hold":
         return this.#owned(ending, { state: "held", reason: ending.reason, ...ended });
     }
+  }
+
+  giveBack({ retentionMs, ...token }: UnusedAttempt): Promise<SettleAnswer> {
+    const attempt = token.attempt - 1;
+    return this.#owned(token, { state: "open", attempt, ...this.#ended(retentionMs) });
   }
 
   async append({ bytes, ...token }: JournalEntry): Promise<SettleAnswer> {

@@ -24,6 +24,7 @@ import type {
   StoredRecord,
   StoreQueue,
   StoreStats,
+  UnusedAttempt,
   VoidAnswer,
   VoidRequest,
 } from "../store.ts";
@@ -163,6 +164,15 @@ class MemoryStore implements Store {
         this.#become(record, "held", ending.retentionMs, now);
         break;
     }
+    return { kind: "settled" };
+  }
+
+  async giveBack({ retentionMs, ...token }: UnusedAttempt): Promise<SettleAnswer> {
+    const now = this.#now();
+    const record = this.#ownedBy(token, now);
+    if (record === undefined) return { kind: "stale" };
+    record.attempt--;
+    this.#become(record, "open", retentionMs, now);
     return { kind: "settled" };
   }
 

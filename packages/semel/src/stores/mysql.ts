@@ -24,6 +24,7 @@ import type {
   StoreQueue,
   StoreStats,
   StoreTransactions,
+  UnusedAttempt,
   VoidAnswer,
   VoidRequest,
 } from "../store.ts";
@@ -247,6 +248,14 @@ class MysqlRecords<Connection extends MysqlConnection> implements MysqlStore<Con
       liveRecord(row);
       return { kind: "stale" };
     });
+  }
+
+  async giveBack(unused: UnusedAttempt): Promise<SettleAnswer> {
+    await this.#prepare();
+    if ((await this.#run.change(this.#sql.giveBack(unused))) > 0) return { kind: "settled" };
+    // Of a damaged record nobody can tell whose it is.
+    await this.#head(unused.id);
+    return { kind: "stale" };
   }
 
   append(entry: JournalEntry): Promise<SettleAnswer> {

@@ -24,6 +24,7 @@ import type {
   StoreQueue,
   StoreStats,
   StoreTransactions,
+  UnusedAttempt,
   VoidAnswer,
   VoidRequest,
 } from "../store.ts";
@@ -259,6 +260,13 @@ class PostgresRecords implements PostgresStore {
     );
     const written = idsOf(endings, result);
     return endings.map(({ id }) => ({ kind: written.has(id) ? "settled" : "stale" }));
+  }
+
+  async giveBack({ id, attempt, owner, retentionMs }: UnusedAttempt): Promise<SettleAnswer> {
+    await this.#database.ready();
+    const parameters = [id, attempt, owner, retentionMs];
+    const { rows } = await this.#database.query(this.#sql.giveBack, parameters);
+    return { kind: rows.length > 0 ? "settled" : "stale" };
   }
 
   async append(entry: JournalEntry): Promise<SettleAnswer> {

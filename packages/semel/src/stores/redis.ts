@@ -23,6 +23,7 @@ import type {
   StoredRecord,
   StoreQueue,
   StoreStats,
+  UnusedAttempt,
   VoidAnswer,
   VoidRequest,
 } from "../store.ts";
@@ -32,7 +33,16 @@ import { connectionOf, type RedisClient, type RedisConnection } from "./redis/cl
 import { Keyspace } from "./redis/keyspace.ts";
 import { RedisListing } from "./redis/listing.ts";
 import { RedisNotifications, type RedisSubscriber } from "./redis/notifications.ts";
-import { ADVANCE, APPEND, DELETE, READ, RENEW, RESOLVE, VOID } from "./redis/questions.ts";
+import {
+  ADVANCE,
+  APPEND,
+  DELETE,
+  GIVE_BACK,
+  READ,
+  RENEW,
+  RESOLVE,
+  VOID,
+} from "./redis/questions.ts";
 import { RedisQueue } from "./redis/queue.ts";
 import { checkServers, type EvictionPolicy } from "./redis/server-check.ts";
 
@@ -183,6 +193,10 @@ class RedisRecords implements Store {
 
   settle(ending: Ending): Promise<SettleAnswer> {
     return this.#advance(ending) as Promise<SettleAnswer>;
+  }
+
+  async giveBack(unused: UnusedAttempt): Promise<SettleAnswer> {
+    return this.#batches.askOne(GIVE_BACK, unused);
   }
 
   append(entry: JournalEntry): Promise<SettleAnswer> {

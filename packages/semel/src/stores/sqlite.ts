@@ -23,6 +23,7 @@ import type {
   StoreQueue,
   StoreStats,
   StoreTransactions,
+  UnusedAttempt,
   VoidAnswer,
   VoidRequest,
 } from "../store.ts";
@@ -219,6 +220,13 @@ class SqliteRecords<Transaction extends SqliteDatabase> implements SqliteStore<T
 
   settle(ending: Ending): Promise<SettleAnswer> {
     return this.#write(ending.id, () => settledAtOnce(this.#connection, this.#sql, ending));
+  }
+
+  giveBack({ id, attempt, owner, retentionMs }: UnusedAttempt): Promise<SettleAnswer> {
+    return this.#write(id, () => {
+      const given = this.#connection.run(this.#sql.giveBack, retentionMs, id, attempt, owner);
+      return given > 0 ? { kind: "settled" } : this.#perform(stale(this.#sql, { id }));
+    });
   }
 
   append(entry: JournalEntry): Promise<SettleAnswer> {

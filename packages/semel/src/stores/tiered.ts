@@ -15,6 +15,7 @@ import type {
   RecordId,
   SettleAnswer,
   Store,
+  UnusedAttempt,
   VoidAnswer,
   VoidRequest,
 } from "../store.ts";
@@ -113,6 +114,13 @@ function transitions(truth: Store, front: GuardedFront) {
       }
       return answer;
     },
+
+    ...(truth.giveBack && {
+      giveBack(unused: UnusedAttempt): Promise<SettleAnswer> {
+        running.delete(unused.owner);
+        return truth.giveBack!(unused);
+      },
+    }),
 
     async void(request: VoidRequest): Promise<VoidAnswer> {
       const answer = await truth.void(request);

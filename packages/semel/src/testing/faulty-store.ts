@@ -71,6 +71,7 @@ class PlannedFaults implements FaultyStore {
   readonly calls: Record<StoreMethod | "total", number> = {
     begin: 0,
     settle: 0,
+    giveBack: 0,
     append: 0,
     renew: 0,
     read: 0,
@@ -92,6 +93,7 @@ class PlannedFaults implements FaultyStore {
     "queue.sweep": 0,
     total: 0,
   };
+  readonly giveBack?: NonNullable<Store["giveBack"]>;
   readonly queue?: StoreQueue;
   readonly #store: Store;
   readonly #plan: readonly Fault[];
@@ -101,6 +103,9 @@ class PlannedFaults implements FaultyStore {
     this.name = store.name;
     this.#store = store;
     this.#plan = plan;
+    if (store.giveBack) {
+      this.giveBack = (unused) => this.#call("giveBack", () => store.giveBack!(unused));
+    }
     if (store.queue) this.queue = this.#faulty(store.queue);
   }
 

@@ -9,6 +9,7 @@ import type {
   Resolution,
   ResolveAnswer,
   StoredRecord,
+  UnusedAttempt,
   VoidRequest,
 } from "../store.ts";
 
@@ -29,6 +30,7 @@ export interface ModelRecord
 export type ModelOperation =
   | { kind: "begin"; claim: Claim }
   | { kind: "settle"; ending: Ending }
+  | { kind: "give-back"; unused: UnusedAttempt }
   | { kind: "renew"; renewal: Renewal }
   | { kind: "resolve"; resolution: Resolution }
   | { kind: "void"; request: VoidRequest }
@@ -54,6 +56,8 @@ export function modelStep(
       return begin(record, operation.claim, now);
     case "settle":
       return settle(record, operation.ending, now);
+    case "give-back":
+      return giveBack(record, operation.unused, now);
     case "renew":
       return renew(record, operation.renewal, now);
     case "resolve":
@@ -165,6 +169,13 @@ function settle(record: ModelRecord | undefined, ending: Ending, now: number): M
     case "hold":
       return { answer, record: { ...record, state: "held", reason: ending.reason, expiresAt } };
   }
+}
+
+function giveBack(record: ModelRecord | undefined, unused: UnusedAttempt, now: number): ModelStep {
+  if (!isRunning(record, unused)) return { answer: { kind: "stale" }, record };
+  const attempt = record.attempt - 1;
+  const expiresAt = end(now, unused.retentionMs);
+  return { answer: { kind: "settled" }, record: { ...record, state: "open", attempt, expiresAt } };
 }
 
 function renew(record: ModelRecord | undefined, renewal: Renewal, now: number): ModelStep {

@@ -16,6 +16,7 @@ import { modelCases } from "./cases/model.ts";
 import { raceCases } from "./cases/races.ts";
 import { settleCases } from "./cases/settle.ts";
 import { sweepCases } from "./cases/sweep.ts";
+import { unusedCases } from "./cases/unused.ts";
 import type { StoreCase } from "./store-harness.ts";
 
 /**
@@ -38,6 +39,7 @@ export const storeCases: readonly StoreCase[] = [
   ...beginCases,
   ...settleCases,
   ...fencingCases,
+  ...unusedCases,
   ...journalCases,
   ...leaseCases,
   ...expiryCases,

@@ -5,6 +5,7 @@ import { Idempotency } from "../../src/engine/idempotency.ts";
 import { createInbox, type Inbox } from "../../src/engine/inbox/inbox.ts";
 import type { SqlExecutor } from "../../src/store.ts";
 import { backends, type Client, closeServers, type Stage } from "../engine/transaction-backends.ts";
+import { overriding } from "./overriding.ts";
 
 afterAll(closeServers);
 
@@ -208,6 +209,37 @@ for (const { name, reason, open } of backends) {
       expect(groups.map(({ length }) => length)).toEqual([3, 1, 1, 1]);
       expect(await deliver()).toEqual(["duplicate", "poison", "duplicate"]);
       expect(groups).toHaveLength(4);
+    });
+
+    test("MSG-2: what fails elsewhere between the rollback of a batch and its second try is handled alone as well", async () => {
+      const messages = next(3);
+      const fails = () => {
+        throw new Error("cannot");
+      };
+      await inbox.deliverTransaction(messages[0]!, fails);
+      let begun = 0;
+      const transactions = client.store.transactions;
+      const between = overriding(client.store, {
+        transactions: overriding(transactions, {
+          run: async (work) => {
+            // The first is rolled back, because of the message that has failed before.
+            if (++begun === 2) await inbox.deliverTransaction(messages[1]!, fails);
+            return transactions.run(work);
+          },
+        }),
+      });
+      const other = new Idempotency({ store: between, cache: false, sweep: false });
+      const groups: string[][] = [];
+      const deliveries = await createInbox(other, "ledger").transactionBatch(
+        messages,
+        async (transaction, fresh) => {
+          groups.push(fresh.map(({ id }) => id));
+          await writeAll(transaction, fresh);
+        },
+      );
+      expect(deliveries).toEqual(messages.map(() => ({ kind: "processed" })));
+      expect(groups.toSorted()).toEqual(messages.map(({ id }) => [id]));
+      expect(await writtenOf(messages)).toEqual([1, 1, 1]);
     });
 
     test("MSG-1: results at rest are encrypted for each record of a batch by itself", async () => {

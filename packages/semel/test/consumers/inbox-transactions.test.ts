@@ -8,15 +8,17 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vite
 import { Idempotency } from "../../src/engine/idempotency.ts";
 import { createInbox, type Inbox } from "../../src/engine/inbox/inbox.ts";
 import { fromPg, fromSqlite } from "../../src/sql/index.ts";
-import type { SqlExecutor } from "../../src/store.ts";
+import type { SqlExecutor, Store } from "../../src/store.ts";
 import { sqliteStore } from "../../src/stores/sqlite.ts";
 import { type OpenDatabase, sqliteDrivers } from "../sqlite-drivers.ts";
 import { Fixture, missing } from "../stores/postgres-fixture.ts";
+import { overriding } from "./overriding.ts";
 
 const OPTIONS = { attemptsMax: 2 };
 
 interface Scene {
   inbox: Inbox<never>;
+  store: Store;
   /** Opens a transaction as a user does, and rolls back when the work throws. */
   inTransaction<Answer>(work: (executor: SqlExecutor) => Promise<Answer>): Promise<Answer>;
   /** The executor of a handler's transaction. */
@@ -34,6 +36,7 @@ async function sqliteScene(): Promise<Scene> {
   records.exec("CREATE TABLE effects (body TEXT)");
   return {
     inbox: createInbox(new Idempotency({ store }), "billing", OPTIONS) as Inbox<never>,
+    store,
     async inTransaction(work) {
       own.exec("BEGIN IMMEDIATE");
       try {
@@ -70,6 +73,7 @@ async function postgresScene(): Promise<Scene> {
   });
   return {
     inbox: createInbox(new Idempotency({ store }), "billing", OPTIONS) as Inbox<never>,
+    store,
     async inTransaction(work) {
       const client = await pool.connect();
       try {
@@ -156,6 +160,35 @@ describe.each([
     expect(await deliver()).toMatchObject({ kind: "poison", attempt: 3 });
     expect(handler).toHaveBeenCalledTimes(2);
     expect(await effectsOf(message.id)).toBe(0);
+  });
+
+  test("MSG-2: a process that dies while it counts a failure leaves nothing to hold", async () => {
+    const message = next();
+    const options = { onCrash: "hold", lease: "300ms" } as const;
+    const never = () => new Promise<never>(() => {});
+    // Between the two writes that count: the claim, and its end.
+    const dying = overriding(scene.store, { settle: never, renew: never });
+    void createInbox(new Idempotency({ store: dying }), "holding", options).deliverTransaction(
+      message,
+      () => {
+        throw new Error("cannot");
+      },
+    );
+    const inbox = createInbox(new Idempotency({ store: scene.store }), "holding", options);
+    const handler = vi.fn();
+    await vi.waitFor(
+      async () => expect((await scene.store.list({ limit: 1 })).records[0]?.key).toBe(message.id),
+      { timeout: 5_000 },
+    );
+    await vi.waitFor(
+      async () => {
+        const { kind } = await inbox.deliverTransaction(message, handler);
+        expect(kind).not.toBe("busy");
+        expect(kind).toBe("processed");
+      },
+      { timeout: 5_000 },
+    );
+    expect(handler).toHaveBeenCalledOnce();
   });
 
   test("MSG-2: another payload under the same id is a mismatch", async () => {

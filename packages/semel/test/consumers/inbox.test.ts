@@ -183,6 +183,50 @@ test("a store that cannot be asked is a failure that counts as no attempt", asyn
   expect(await inbox.process(message, () => {})).toBe("processed");
 });
 
+test("MSG-2: a claim whose answer comes too late counts as no attempt, alone and in a batch", async () => {
+  const { clock, store, process } = setUp({ attemptsMax: 1 });
+  const slow = overriding(store, {
+    begin: async (claim) => {
+      const answer = await store.begin(claim);
+      await new Promise<void>((resolve) => void clock.schedule(300, resolve));
+      return answer;
+    },
+  });
+  const engine = new Idempotency({ store: slow, clock, cache: false, storeTimeout: 200 });
+  const browned = createInbox(engine, "billing", { attemptsMax: 1 });
+  const handler = vi.fn();
+  for (let times = 0; times < 3; times++) {
+    const deliveries = [
+      browned.deliver(message, handler),
+      browned.processBatch([{ id: "m-2" }], handler),
+    ];
+    await clock.advance(2_000);
+    for (const delivery of (await Promise.all(deliveries)).flat()) {
+      expect(delivery).toMatchObject({ kind: "failed", attempt: 0 });
+    }
+  }
+  expect(handler).not.toHaveBeenCalled();
+  for (const one of [message, { id: "m-2" }]) {
+    expect(await process().inbox.process(one, handler)).toBe("processed");
+  }
+});
+
+test("MSG-2: a message that was claimed while the engine closed counts as not tried", async () => {
+  const { clock, store, process } = setUp({ attemptsMax: 1 });
+  const closing = new Idempotency({
+    clock,
+    store: overriding(store, {
+      begin: (claim) => {
+        void closing.close({ deadline: 0 });
+        return store.begin(claim);
+      },
+    }),
+  });
+  const late = await createInbox(closing, "billing").deliver(message, fail);
+  expect(late).toMatchObject({ kind: "failed", attempt: 0, error: { code: "closed" } });
+  expect(await process().inbox.process(message, () => {})).toBe("processed");
+});
+
 test("`concurrency` bounds the handlers of a process", async () => {
   const { inbox } = setUp({ concurrency: 2 });
   let running = 0;

@@ -1,8 +1,6 @@
-// A store some of whose methods are a test's own.
+// A store, or a part of one, some of whose methods are a test's own.
 
-import type { Store } from "../../src/store.ts";
-
-export function overriding<Kind extends Store>(store: Kind, own: Partial<Store>): Kind {
+export function overriding<Kind extends object>(store: Kind, own: Partial<NoInfer<Kind>>): Kind {
   return new Proxy(store, {
     get(target, name) {
       const value = Reflect.get(own, name) ?? Reflect.get(target, name);

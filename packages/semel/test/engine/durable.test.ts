@@ -8,7 +8,7 @@ import type { DurableOptions } from "../../src/engine/durable/definition.ts";
 import { Idempotency } from "../../src/engine/idempotency.ts";
 import { NotApplied, OperationFailed } from "../../src/errors.ts";
 import { dynamodbStore } from "../../src/stores/dynamodb.ts";
-import { deferred, failure, isSettled, turns } from "./fixture.ts";
+import { deferred, eventsDuring, failure, isSettled, turns } from "./fixture.ts";
 import { type Machines, machines, never, type Process } from "./queue-fixture.ts";
 
 let on: Machines;
@@ -339,6 +339,36 @@ describe("failures", () => {
     expect(pauses).toEqual([5, 10, 20, 20]);
   });
 
+  test("EN-7: an `isRetryable` that throws says nothing: it is tried again, and told of as a mistake", async () => {
+    on = machines();
+    let attempts = 0;
+    const isRetryable = (error: unknown) =>
+      (error as { response: { status: number } }).response.status >= 500;
+    const { ride, work } = rider(
+      () => {
+        attempts++;
+        fail();
+      },
+      { retry: { attemptsMax: 3, isRetryable } },
+    );
+    const events = await eventsDuring(async () => {
+      await ride.start(asked);
+      work();
+      await turns();
+      expect(await ride.status(name)).toMatchObject({ state: "waiting", attempt: 1 });
+      await on.until(async () => (await ride.status(name)).state === "held");
+    });
+    expect(attempts).toBe(3);
+    expect(await ride.status(name)).toMatchObject({
+      error: "attempts-exhausted: no driver",
+    });
+    const mistakes = events.filter(({ type }) => type === "misuse");
+    expect(mistakes).toHaveLength(3);
+    expect(mistakes[0]).toMatchObject({
+      message: expect.stringMatching(/^isRetryable\(\) threw: .*'status'/),
+    });
+  });
+
   test("EN-7, SM-23a: attempts are bounded; then it is held, and once resolved it has all of them again", async () => {
     on = machines();
     let attempts = 0;
@@ -667,5 +697,28 @@ test("nor is one whose claim was given back, because nobody heard of it", async 
   expect(await asking).toMatchObject({ code: "store-unavailable" });
   await on.until(async () => (await idempotency.get(named))?.state === "open");
   await on.clock.advance(2 * 3_600_000);
-  expect(await idempotency.get(named)).toMatchObject({ state: "open", attempt: 1 });
+  expect(await idempotency.get(named)).toMatchObject({ state: "open", attempt: 0 });
+});
+
+test("EN-7: a claim whose answer came too late counts as no attempt", async () => {
+  on = machines({ storeTimeout: 200 });
+  const { idempotency, plan } = on.start();
+  const calls: number[] = [];
+  const ride = idempotency.operation("ride", {
+    retry: { attemptsMax: 1 },
+    handler: (_input: number, { attempt }) => calls.push(attempt),
+  });
+  await ride.start({ key: "k", input: 1 });
+  // The store does what it is asked for, and takes too long to say so.
+  plan.push({ method: "begin", effect: "delay-reply", until: never() });
+  idempotency.worker({ operations: [ride], pollInterval: 50 });
+  for (let claims = 2; claims < 5; claims++) {
+    await on.until(
+      async () => ((await on.records.queue!.list({ limit: 1 })).items[0]?.started ?? 0) >= claims,
+    );
+  }
+  expect(calls).toEqual([]);
+  plan.length = 0;
+  await on.until(async () => (await ride.status({ key: "k" })).state === "completed");
+  expect(calls).toEqual([1]);
 });

@@ -62,6 +62,23 @@ describe("a handler that throws (SM-24)", () => {
     }
   });
 
+  test("one whose error cannot even be read ends the attempt as well: it is held", async () => {
+    const { idempotency } = fixture({ onError: "store" });
+    const unreadable = Object.defineProperty(new Error(), "name", {
+      get: () => {
+        throw new Error("no name");
+      },
+    });
+    const thrown = await failure(
+      idempotency.run({ key: "k" }, () => {
+        throw unreadable;
+      }),
+    );
+    expect(thrown).toMatchObject({ message: "no name" });
+    const record = await idempotency.get({ key: "k" });
+    expect(record).toMatchObject({ state: "held", reason: "failure-unreadable: no name" });
+  });
+
   test("`NotApplied` releases whatever `onError` says, and keeps its cause", async () => {
     for (const onError of ["release", "hold", "store"] as const) {
       const { idempotency } = fixture({ onError });

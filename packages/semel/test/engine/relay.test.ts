@@ -379,6 +379,29 @@ describe("failures", () => {
     ]);
   });
 
+  test("EN-8: an `isRetryable` that throws says nothing: it is tried again after the usual pause", async () => {
+    on = machines();
+    await record("a", [["mail", 1]]);
+    const { idempotency } = on.start();
+    const isRetryable = () => {
+      throw new Error("a mistake");
+    };
+    const events = await eventsDuring(async () => {
+      idempotency.relay(
+        { mail: { deliver: fail, isRetryable, attemptsMax: 3, base: 1, cap: 1 } },
+        { ...settings, lease: "1h" },
+      );
+      await on.until(async () => (await waiting()) === 0);
+    });
+    expect(await items()).toMatchObject([
+      { state: "dead", started: 3, error: "attempts-exhausted: no route" },
+    ]);
+    expect(events.filter(({ type }) => type === "misuse")).toMatchObject([
+      { message: "isRetryable() threw: a mistake" },
+      { message: "isRetryable() threw: a mistake" },
+    ]);
+  });
+
   test("EN-8: a payload that nobody can read is given up with the reason", async () => {
     on = machines();
     await record("a", [["mail", 1]]);

@@ -42,7 +42,7 @@ describe("a caller that goes away (SM-23)", () => {
     await turns();
     expect(runs).toBe(0);
     expect(await store.read(recordId("", "k"))).toMatchObject({ state: "open" });
-    expect((await idempotency.run({ key: "k" }, () => 1)).attempt).toBe(2);
+    expect((await idempotency.run({ key: "k" }, () => 1)).attempt).toBe(1);
     expect(listeners()).toBe(0);
   });
 

@@ -39,8 +39,8 @@ describe("a begin whose reply is lost (SM-16)", () => {
     await engine.clock.advance(100);
     expect(await first).toBeInstanceOf(StoreUnavailable);
     await engine.clock.advance(500);
-    expect(await engine.store.read(ID)).toMatchObject({ state: "open", attempt: 1 });
-    expect(await run(engine)).toEqual({ value: "ran", replayed: false, attempt: 2 });
+    expect(await engine.store.read(ID)).toMatchObject({ state: "open", attempt: 0 });
+    expect(await run(engine)).toEqual({ value: "ran", replayed: false, attempt: 1 });
     await engine.clock.advance(60_000);
     expect(engine.clock.pending).toBe(0);
   });
@@ -129,7 +129,17 @@ describe("a store that hangs at begin (SM-22)", () => {
     await engine.clock.advance(2_000);
     expect(await first).toBeInstanceOf(StoreUnavailable);
     await engine.clock.advance(1_000);
-    expect(await run(engine)).toEqual({ value: "ran", replayed: false, attempt: 2 });
+    expect(await run(engine)).toEqual({ value: "ran", replayed: false, attempt: 1 });
+  });
+
+  test("and claimed all the same is released, and has counted, where it takes no attempt back", async () => {
+    const engine = fixture();
+    Object.assign(engine.store, { giveBack: undefined });
+    engine.plan.push({ method: "begin", call: 1, effect: "delay-reply", until: NEVER });
+    const first = failure(engine.idempotency.run({ key: "k" }, refuse));
+    await engine.clock.advance(3_000);
+    expect(await first).toBeInstanceOf(StoreUnavailable);
+    expect(await engine.store.read(ID)).toMatchObject({ state: "open", attempt: 1 });
   });
 
   test("and claims later gets its claim back then", async () => {

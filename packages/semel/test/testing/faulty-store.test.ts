@@ -33,6 +33,7 @@ function everyCall(store: Store): Record<StoreMethod, () => Promise<unknown>> {
     renew: () => store.renew({ ...token, leaseMs: 1_000, lapsedRetentionMs: null }),
     append: () => store.append!({ ...token, bytes: Buffer.from("step") }),
     read: () => store.read(id),
+    giveBack: () => store.giveBack!({ ...token, owner: newOwner(), retentionMs: 1_000 }),
     settle: () => store.settle({ ...token, kind: "hold", reason: "unsure", retentionMs: null }),
     resolve: () => store.resolve({ id, kind: "open", retentionMs: 1_000 }),
     void: () => store.void(voiding(claim)),
@@ -62,6 +63,7 @@ test("without a plan every method answers as the store does, and is counted", as
     renew: { kind: "renewed" },
     append: { kind: "settled" },
     read: { state: "running" },
+    giveBack: { kind: "stale" },
     settle: { kind: "settled" },
     resolve: { kind: "resolved" },
     void: { kind: "voided" },
@@ -82,13 +84,14 @@ test("without a plan every method answers as the store does, and is counted", as
   });
   expect(store.name).toBe("memory");
   expect(store.injected).toBe(0);
-  expect(new Set(Object.values(store.calls))).toEqual(new Set([1, 21]));
-  expect(store.calls.total).toBe(21);
+  expect(new Set(Object.values(store.calls))).toEqual(new Set([1, 22]));
+  expect(store.calls.total).toBe(22);
 });
 
-test("a store without a queue stays one", () => {
+test("a store without a queue, or that takes no attempt back, stays one", () => {
   const { queue: _queue, ...store } = { ...memoryStore() };
   expect(faultyStore(store as Store).queue).toBeUndefined();
+  expect(faultyStore(store as Store).giveBack).toBeUndefined();
 });
 
 test("every method can fail", async () => {

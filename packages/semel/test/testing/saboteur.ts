@@ -27,6 +27,7 @@ function delegate(store: Store): Store {
     name: store.name,
     begin: (claim) => store.begin(claim),
     settle: (ending) => store.settle(ending),
+    giveBack: (unused) => store.giveBack!(unused),
     append: (entry) => store.append!(entry),
     renew: (renewal) => store.renew(renewal),
     read: (id) => store.read(id),

@@ -39,6 +39,12 @@ const fencing: readonly Saboteur[] = [
         return honest.append!({ ...entry, ...(found && { [field]: found[field] }) });
       },
     })),
+    saboteur(`giveBack does not test the ${field}`, (honest) => ({
+      giveBack: async (unused) => {
+        const found = await honest.read(unused.id);
+        return honest.giveBack!({ ...unused, ...(found && { [field]: found[field] }) });
+      },
+    })),
     saboteur(`renew does not test the ${field}`, (honest) => ({
       renew: async (renewal) => {
         const found = await honest.read(renewal.id);
@@ -46,6 +52,9 @@ const fencing: readonly Saboteur[] = [
       },
     })),
   ]),
+  saboteur("giveBack releases", (honest) => ({
+    giveBack: (unused) => honest.settle({ ...unused, kind: "release" }),
+  })),
   saboteur("append refuses a lapsed lease", (honest) => ({
     append: async (entry) =>
       isLapsed(await honest.read(entry.id)) ? { kind: "stale" } : honest.append!(entry),

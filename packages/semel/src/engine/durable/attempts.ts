@@ -4,6 +4,7 @@ import type { Codec } from "../../codec.ts";
 import { isSemelError, OperationFailed, PayloadInvalid } from "../../errors.ts";
 import type { Attempt, AttemptEnd } from "../attempt.ts";
 import { failureResult, isOperationFailed, messageOf, perform, rootOf } from "../execution.ts";
+import { isWorthRetrying } from "../queue/retrying.ts";
 import { type Definition, validated } from "./definition.ts";
 
 /** What an attempt came to. */
@@ -45,7 +46,7 @@ export async function attemptDurable(
     },
     codec,
     {
-      endAfter: (error) => endAfter(definition, error, tries),
+      endAfter: (error) => endAfter(definition, attempt, error, tries),
       // What is left to undo is left to the next attempt.
       endAfterUndo: ({ reason }) =>
         tries < attemptsMax ? { kind: "release" } : { kind: "hold", reason },
@@ -90,9 +91,13 @@ async function inputOf(
 }
 
 /** What a handler's error does to its operation. */
-function endAfter(definition: Definition, error: unknown, tries: number): AttemptEnd {
-  const { retrying, onExhausted } = definition;
-  const isFinal = isOperationFailed(error) || !retrying.isRetryable(error);
+function endAfter(
+  { retrying, onExhausted }: Definition,
+  { token }: Attempt,
+  error: unknown,
+  tries: number,
+): AttemptEnd {
+  const isFinal = isOperationFailed(error) || !isWorthRetrying(retrying, error, token.id);
   if (!isFinal && tries < retrying.attemptsMax) return { kind: "release" };
   if (isFinal || onExhausted === "fail") {
     return { kind: "complete", result: failureResult(rootOf(error)) };

@@ -12,6 +12,7 @@ import { messageOf } from "../execution.ts";
 import type { Contents } from "../queue/contents.ts";
 import { type ItemEnd, Poller, type PollerHost } from "../queue/poller.ts";
 import {
+  isWorthRetrying,
   RETRY_OPTIONS,
   type Retrying,
   type RetryOptions,
@@ -190,7 +191,8 @@ class Relaying {
   /** Delivers an effect and says what became of it. */
   async deliver(item: StoredItem, controller: AbortController): Promise<ItemEnd> {
     const delivery = this.#deliveries.get(item.name)!;
-    const { attemptsMax, isRetryable } = delivery.retrying;
+    const { retrying } = delivery;
+    const { attemptsMax } = retrying;
     const crashes = item.started - 1 - item.finished;
     if (crashes >= attemptsMax) {
       return this.#dead(`attempts-exhausted: ${crashes} deliveries ended with their process`);
@@ -209,8 +211,9 @@ class Relaying {
     } catch (error) {
       const why = messageOf(error);
       if (item.started >= attemptsMax) return this.#dead(`attempts-exhausted: ${why}`);
-      if (!isRetryable(error)) return this.#dead(`not-retryable: ${why}`);
-      const dueInMs = retryAfterMs(delivery.retrying, item.started, this.#host.random);
+      if (!isWorthRetrying(retrying, error, item.operation))
+        return this.#dead(`not-retryable: ${why}`);
+      const dueInMs = retryAfterMs(retrying, item.started, this.#host.random);
       if (dueInMs >= leftMs) return this.#dead(`deadline: ${why}`);
       return { kind: "retry", dueInMs, error: why };
     }

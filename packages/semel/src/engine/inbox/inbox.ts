@@ -515,10 +515,13 @@ export class Inbox<Transaction = unknown> {
     }
   }
 
-  /** The rollback took the attempt's number with it, so it is counted on its own. */
+  /**
+   * The rollback took the attempt's number with it, so it is counted on its own. What was to be held
+   * after a crash is not held for one in here: nothing runs here, and nothing was left of what ran.
+   */
   async #count(message: InboxMessage): Promise<void> {
     await this.attempt({ id: message.id, payload: message.payload }, (request) =>
-      this.#idempotency.run<unknown>(request, () => {
+      this.#idempotency.run<unknown>({ ...request, onCrash: "rerun" }, () => {
         throw new NotApplied();
       }),
     );

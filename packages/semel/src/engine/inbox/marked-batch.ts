@@ -120,8 +120,9 @@ async function transact<Message extends InboxMessage>(
     for (const place of attempts.keys()) deliveries[place] = { kind: "processed" };
   } catch (error) {
     if (error instanceof FailedBefore) {
-      await transact(messages, [...attempts.keys()], batch, deliveries);
-      return suspects;
+      // Of the others, some may have failed elsewhere meanwhile.
+      const more = await transact(messages, [...attempts.keys()], batch, deliveries);
+      return [...suspects, ...more];
     }
     const unanswered = places.filter((place) => deliveries[place] === undefined);
     await Promise.all(

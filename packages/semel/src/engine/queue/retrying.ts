@@ -2,8 +2,11 @@
 
 import { type Duration, durationMs } from "../../duration.ts";
 import { InvalidOption } from "../../errors.ts";
+import { publish } from "../../events.ts";
 import { assertInteger } from "../../options.ts";
 import { type Backoff, backoffMs } from "../../retry.ts";
+import type { RecordId } from "../../store.ts";
+import { messageOf } from "../execution.ts";
 
 export interface RetryOptions {
   /** How often it is tried, crashed tries included. */
@@ -12,7 +15,7 @@ export interface RetryOptions {
   base?: Duration;
   /** The longest pause. @default "1h" */
   cap?: Duration;
-  /** Whether trying again may help. @default always */
+  /** Whether trying again may help; one that throws says yes. @default always */
   isRetryable?: (error: unknown) => boolean;
 }
 
@@ -42,6 +45,22 @@ export function retryingOf(
     capMs: durationMs(cap, `${where}cap`, { minMs: 1 }),
   };
   return { attemptsMax, backoff, isRetryable };
+}
+
+/**
+ * Whether trying again may help. A predicate that throws says nothing about that: what failed is tried
+ * again, within its bound, and the mistake is told.
+ *
+ * @param id of the record, for whoever is told
+ */
+export function isWorthRetrying({ isRetryable }: Retrying, error: unknown, id: RecordId): boolean {
+  try {
+    return isRetryable(error);
+  } catch (thrown) {
+    const message = `isRetryable() threw: ${messageOf(thrown)}`;
+    publish(() => ({ type: "misuse", id, message }));
+    return true;
+  }
 }
 
 /** The pause after a number of failures, in whole milliseconds. */

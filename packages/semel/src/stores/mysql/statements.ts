@@ -12,6 +12,7 @@ import type {
   RecordState,
   Renewal,
   Resolution,
+  UnusedAttempt,
 } from "../../store.ts";
 import { CRASH_POLICY_CODES, RECORD_FORMAT, STATE_CODES } from "../sql-record.ts";
 import { type MysqlTables, nameLiteral } from "./schema.ts";
@@ -137,6 +138,12 @@ export function statementsFor(tables: MysqlTables) {
         r.updated_at = ${NOW}, r.receipt = ${integer(receipt)},
         r.expires_at = ${NOW} + ${each(endings, ({ retentionMs }) => integer(retentionMs))}
       WHERE ${areOwned(endings)}`,
+
+    giveBack: (unused: UnusedAttempt) =>
+      `UPDATE ${records} AS r FORCE INDEX (PRIMARY)
+      SET r.state = ${OPEN}, r.attempt = r.attempt - 1, r.lease_until = NULL, r.updated_at = ${NOW},
+        r.expires_at = ${NOW} + ${integer(unused.retentionMs)}
+      WHERE ${areOwned([unused])}`,
 
     /**
      * SM-14. `CONCAT` gives NULL, and no error, for what is longer than a packet: an entry for which

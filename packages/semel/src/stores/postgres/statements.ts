@@ -211,6 +211,15 @@ export function statementsFor(tables: PostgresTables, notifies: boolean) {
     announce: (ids: string) =>
       `PERFORM pg_notify(${literal(tables.channel)}, array_to_string(${ids}, ','))`,
 
+    giveBack: `WITH ${SESSION}, done AS (
+        UPDATE ${records} AS r
+        SET state = ${OPEN}, attempt = r.attempt - 1, lease_until = NULL, updated_at = ${NOW},
+          expires_at = ${after("$4::float8")}
+        FROM session
+        WHERE r.id = $1::uuid AND ${WRITABLE} AND ${RUNS} AND r.attempt = $2 AND r.owner = $3::uuid
+        RETURNING r.id
+      )${answer}`,
+
     append: append(records, "one"),
     appendMany: append(records, "many"),
 

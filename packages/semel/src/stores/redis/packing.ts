@@ -19,6 +19,7 @@ import type {
   Renewal,
   Resolution,
   StoredRecord,
+  UnusedAttempt,
   VoidRequest,
 } from "../../store.ts";
 
@@ -78,6 +79,11 @@ export function assertEnding(ending: Ending): void {
 export function assertEntry({ id, attempt }: JournalEntry): void {
   assertId({ id });
   assertAttempt(attempt);
+}
+
+export function assertUnused(unused: UnusedAttempt): void {
+  assertAttempt(unused.attempt);
+  assertMs("retentionMs", unused.retentionMs);
 }
 
 export function assertRenewal(renewal: Renewal): void {
@@ -283,6 +289,17 @@ export function packRenewals(renewals: readonly Renewal[]): Buffer {
     at = packed.writeDoubleBE(leaseMs, at);
     at = packed.writeDoubleBE(lapsedRetentionMs ?? -1, at);
   }
+  return packed;
+}
+
+/** One alone: that a claim came to nothing is rare. */
+export function packUnused([unused]: readonly UnusedAttempt[]): Buffer {
+  const { id, owner, attempt, retentionMs } = unused!;
+  const packed = Buffer.allocUnsafe(48);
+  writeHexadecimal(packed, 0, id);
+  writeHexadecimal(packed, 16, owner);
+  packed.writeDoubleBE(attempt, 32);
+  packed.writeDoubleBE(retentionMs, 40);
   return packed;
 }
 

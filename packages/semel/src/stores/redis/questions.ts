@@ -14,6 +14,7 @@ import type {
   ResolveAnswer,
   SettleAnswer,
   StoredRecord,
+  UnusedAttempt,
   VoidAnswer,
   VoidRequest,
 } from "../../store.ts";
@@ -29,6 +30,7 @@ import {
   assertId,
   assertRenewal,
   assertResolution,
+  assertUnused,
   assertVoid,
   copyOf,
   isEnding,
@@ -37,6 +39,7 @@ import {
   packPlaces,
   packRenewals,
   packResolution,
+  packUnused,
   packVoid,
   unpackDone,
   unpackRecord,
@@ -58,6 +61,13 @@ export const ADVANCE: Question<Advance, BeginAnswer | SettleAnswer> = {
   answer: (item, value, reply) =>
     isEnding(item) ? writtenAnswer(item, value, reply) : beginAnswer(item, value, reply),
   bytesOf: (item) => OVERHEAD_BYTES + advanceBytes(item),
+};
+
+export const GIVE_BACK: Question<UnusedAttempt, SettleAnswer> = {
+  script: scripts.giveBack,
+  assert: assertUnused,
+  pack: packUnused,
+  answer: writtenAnswer,
 };
 
 export const APPEND: Question<JournalEntry, SettleAnswer> = {

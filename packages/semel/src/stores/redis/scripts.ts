@@ -41,6 +41,24 @@ return answers
   true,
 );
 
+/** For an attempt that never ran: the number is the next one's again. */
+export const giveBack = script(
+  `
+local id, holder, number, retention = unpack('>c16c16dd', items, at)
+local text = look(KEYS[1])
+if not text then return {now, NO} end
+if not state then return {now, UNREADABLE} end
+if state ~= RUNNING or attempt ~= number or owner ~= holder then return {now, NO} end
+state, attempt, updated, expires = OPEN, attempt - 1, now, after(now, retention)
+save(KEYS[1], sub(text, 44, namesEnd), '')
+list(id)
+writePlaces()
+if ARGV[3] == '1' then call('PUBLISH', KEYS[1], '') end
+return {now, DONE}
+`,
+  true,
+);
+
 /** SM-11. */
 export const renew = script(`
 local answers = {now}

@@ -78,6 +78,11 @@ export function statementsFor(tables: SqliteTables) {
         expires_at = ${NOW} + ?
       WHERE ${OWNED}`,
 
+    giveBack: `UPDATE ${records}
+      SET state = ${OPEN}, attempt = attempt - 1, lease_until = NULL, updated_at = ${NOW},
+        expires_at = ${NOW} + ?
+      WHERE ${OWNED}`,
+
     /** Claim and completion at once, for a transaction that has done the work before (EN-5). */
     complete: `INSERT INTO ${records} (id, scope, key, fingerprint, format, state, attempt, crashes,
         owner, on_crash, created_at, updated_at, expires_at, result)

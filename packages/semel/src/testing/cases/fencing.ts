@@ -31,7 +31,7 @@ interface History {
   readonly claim?: Parameters<typeof claimOf>[0];
 }
 
-const histories: readonly History[] = [
+export const histories: readonly History[] = [
   {
     what: "after its lease was taken over",
     async make(harness, claim) {

@@ -10,6 +10,7 @@ import type {
   RecordId,
   Store,
   StoredRecord,
+  UnusedAttempt,
 } from "../../store.ts";
 import {
   assertRemaining,
@@ -51,12 +52,15 @@ class Life {
   readonly history: string[] = [];
   expected: ModelRecord | undefined;
   readonly #random: () => number;
+  readonly #takesBack: boolean;
   readonly #origin: Claim;
   readonly #claims: Claim[] = [];
   readonly #tokens: AttemptToken[] = [];
 
-  constructor(random: () => number) {
+  /** @param takesBack whether the store takes back attempts that never ran */
+  constructor(random: () => number, takesBack: boolean) {
     this.#random = random;
+    this.#takesBack = takesBack;
     // One bound for all claims of a life: whose bound counts after a takeover is left open.
     const lapsedRetentionMs = this.#pick([null, 2 * TICK_MS, 4 * TICK_MS]);
     this.#origin = claimOf({ lapsedRetentionMs, attemptsMax: 3 });
@@ -70,7 +74,8 @@ class Life {
     if (dice < 0.45 && this.#claims.length > 0) {
       return { kind: "begin", claim: this.#pick(this.#claims) };
     }
-    if (dice < 0.65) return { kind: "settle", ending: this.#ending() };
+    if (dice < (this.#takesBack ? 0.6 : 0.65)) return { kind: "settle", ending: this.#ending() };
+    if (dice < 0.65 && this.#takesBack) return { kind: "give-back", unused: this.#unused() };
     if (dice < 0.8) return { kind: "renew", renewal: this.#renewal() };
     if (dice < 0.88) return { kind: "resolve", resolution: this.#resolution() };
     if (dice < 0.94) return { kind: "void", request: voiding(this.#origin, this.#retention()) };
@@ -115,6 +120,10 @@ class Life {
     ]);
   }
 
+  #unused(): UnusedAttempt {
+    return { ...this.#token(), retentionMs: this.#retention() };
+  }
+
   #renewal() {
     const { lapsedRetentionMs } = this.#origin;
     return renewal(this.#token(), { leaseMs: this.#pick([1, 2, 3]) * TICK_MS, lapsedRetentionMs });
@@ -143,6 +152,8 @@ function perform(store: Store, id: RecordId, operation: ModelOperation) {
       return store.begin(operation.claim);
     case "settle":
       return store.settle(operation.ending);
+    case "give-back":
+      return store.giveBack!(operation.unused);
     case "renew":
       return store.renew(operation.renewal);
     case "resolve":
@@ -201,7 +212,8 @@ function describe(operation: ModelOperation): string {
 
 async function compareLives(harness: StoreHarness, seed: number): Promise<void> {
   const random = randomNumbers(seed);
-  const lives = Array.from({ length: LIVES }, () => new Life(random));
+  const takesBack = harness.store.giveBack !== undefined;
+  const lives = Array.from({ length: LIVES }, () => new Life(random, takesBack));
   let now = 0;
   for (let round = 0; round < ROUNDS; round++) {
     const steps = lives.map((life, n) =>
