@@ -16,7 +16,8 @@ import type { Beat, Leased } from "./heartbeat.ts";
 import { failureIn } from "./journal.ts";
 import { hasCode, type Persisted, persist } from "./persist.ts";
 import type { Policy } from "./policy.ts";
-import { type Step, Steps, type StepsHost, type UndoFailure } from "./steps.ts";
+import type { Step } from "./step.ts";
+import { Steps, type StepsHost, type UndoFailure } from "./steps.ts";
 import { stepsOfTransaction } from "./steps-in-transaction.ts";
 
 /** What a handler sees of the operation that it executes. */

@@ -2,7 +2,7 @@
 // was saved is never computed again, by whichever attempt.
 
 import type { Codec } from "../codec.ts";
-import { type Duration, durationMs } from "../duration.ts";
+import { durationMs } from "../duration.ts";
 import {
   AttemptSuperseded,
   InvalidOption,
@@ -19,73 +19,14 @@ import { assertKnownOptions } from "../options.ts";
 import { backoffMs, pause } from "../retry.ts";
 import type { SettleAnswer, Store, StoredRecord, StoreTransactions } from "../store.ts";
 import type { Attempt } from "./attempt.ts";
-import type { RecordEffect, TransactionEffects } from "./effects/effects.ts";
+import type { TransactionEffects } from "./effects/effects.ts";
 import { Gathering } from "./gathering.ts";
-import { type Entry, type EntryHead, entriesOf, framedEntry } from "./journal.ts";
+import { type Entry, framedEntry } from "./journal.ts";
 import { type Persistence, persist } from "./persist.ts";
+import { isDone, type Saved, savedOf } from "./saved-steps.ts";
+import type { Step, StepContext, StepOptions, TransactionStepContext } from "./step.ts";
 import { assertName, stepKey } from "./steps-in-transaction.ts";
 import { Underway } from "./underway.ts";
-
-/** What a step is given. */
-export interface StepContext {
-  /**
-   * A key for what the step asks of others: the same in every attempt, and no other step's. A UUID
-   * (version 8, RFC 9562) made of the operation's scope and key and the step's name.
-   */
-  readonly idempotencyKey: string;
-  /** Aborts when another attempt took over. */
-  readonly signal: AbortSignal;
-  /** Of the operation, from 1; for downstreams that fence. */
-  readonly attempt: number;
-}
-
-/** What a step is given that is a transaction. */
-export interface TransactionStepContext extends StepContext {
-  /** {@link Operation.effect}, kept with the commit of this step. */
-  readonly effect: RecordEffect;
-}
-
-export interface StepOptions<Value> {
-  /**
-   * Undoes the step when the operation fails for good. It is called after those of later steps, and
-   * again if an attempt crashes in it: it is given the same `idempotencyKey` then.
-   */
-  undo?: (value: Value, context: StepContext) => unknown;
-  /**
-   * How long whoever is given the `idempotencyKey` remembers it. A step that an attempt began longer
-   * ago, and that nobody knows the end of, is not run again: the operation is held. It costs one
-   * more write. @default for ever
-   */
-  keyRetention?: Duration;
-}
-
-/** Runs a step, or returns what it returned when it ran. */
-export interface Step {
-  /**
-   * @param name of the step, unlike any other of this operation; in a loop, with its index
-   * @param work is called unless a result was saved; what it does elsewhere should carry its
-   * `idempotencyKey`, because it is called again when an attempt crashed before the result was saved
-   * @throws what the work throws, and nothing is saved; {@link StepInvalid} for a name that is used
-   * twice and after the operation's end; {@link StepsDiverged} when another execution took another
-   * path; {@link NotSerializable}, {@link OperationHeld}, {@link AttemptSuperseded}
-   */
-  <Value>(
-    name: string,
-    work: (context: StepContext) => Value | Promise<Value>,
-    options?: StepOptions<Value>,
-  ): Promise<Value>;
-  /**
-   * A step that is a transaction of the store's own database: its result is saved in it.
-   *
-   * @param work is given the store's transaction: a `pg` client, a `mysql2` connection, …; what it
-   * records by the `effect` of its context is kept with its commit
-   */
-  transaction<Transaction, Value>(
-    name: string,
-    work: (transaction: Transaction, context: TransactionStepContext) => Value | Promise<Value>,
-    options?: Pick<StepOptions<Value>, "undo">,
-  ): Promise<Value>;
-}
 
 /** Why an operation that failed for good could not be undone. */
 export interface UndoFailure {
@@ -116,21 +57,6 @@ interface Call {
   state: "running" | "done" | "failed";
   calledAt: number;
 }
-
-/** What earlier attempts left. */
-interface Saved {
-  done: Map<string, Entry & { head: DoneHead }>;
-  /** Steps by their places, where each was called when no other was under way. */
-  places: Map<number, string>;
-  begun: Map<string, number>;
-  undone: Set<string>;
-  bytes: number;
-  /** The record's age when it was looked at, and when that was. */
-  ageMs: number;
-  readAt: number;
-}
-
-type DoneHead = Extract<EntryHead, { kind: "done" }>;
 
 /** The steps of one execution. */
 export class Steps {
@@ -399,9 +325,9 @@ export class Steps {
       );
     }
     const { attempt, beganAt } = this.#attempt;
-    if (attempt === 1) return savedOf(EMPTY, 0, beganAt);
+    if (attempt === 1) return savedOf(undefined, beganAt);
     const { record, readAt } = await this.#attempt.found();
-    return savedOf(record?.journal ?? EMPTY, record?.ageMs ?? 0, readAt);
+    return savedOf(record, readAt);
   }
 
   /** Where steps followed each other, they must do so again. */
@@ -479,37 +405,6 @@ type TransactionStepWork<Transaction, Value> = (
   transaction: Transaction,
   context: TransactionStepContext,
 ) => Value | Promise<Value>;
-
-const EMPTY = new Uint8Array(0);
-
-function isDone(record: StoredRecord | undefined, name: string): boolean {
-  return entriesOf(record?.journal ?? EMPTY).some(
-    ({ head }) => head.kind === "done" && head.name === name,
-  );
-}
-
-/** What is written twice, because the reply of the first write was lost, counts once. */
-function savedOf(journal: Uint8Array, ageMs: number, readAt: number): Saved {
-  const done: Saved["done"] = new Map();
-  const begun = new Map<string, number>();
-  const undone = new Set<string>();
-  for (const { head, value } of entriesOf(journal)) {
-    switch (head.kind) {
-      case "undone":
-        undone.add(head.name);
-        break;
-      case "begun":
-        if (!begun.has(head.name)) begun.set(head.name, head.ageMs);
-        break;
-      case "done":
-        if (!done.has(head.name)) done.set(head.name, { head, value });
-    }
-  }
-  const heads = [...done.values()].map(({ head }) => head);
-  const isSequence = heads.every(({ alone }) => alone);
-  const places = new Map(isSequence ? heads.map(({ place, name }) => [place, name]) : []);
-  return { done, places, begun, undone, bytes: journal.byteLength, ageMs, readAt };
-}
 
 /** Never throws: a handler may throw anything at all. */
 function messageOf(error: unknown): string {

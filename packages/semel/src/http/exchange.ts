@@ -7,7 +7,7 @@ import type { RecordEffect } from "../engine/effects/effects.ts";
 import type { StoredResult } from "../engine/envelope.ts";
 import { endAfterError, failureResult, refusal, storedFailure } from "../engine/execution.ts";
 import type { Idempotency } from "../engine/idempotency.ts";
-import type { Step } from "../engine/steps.ts";
+import type { Step } from "../engine/step.ts";
 import {
   AttemptSuperseded,
   type ErrorCode,
