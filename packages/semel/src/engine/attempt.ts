@@ -125,6 +125,7 @@ export class Attempt implements Operation, Leased {
   #found: Promise<Found> | undefined;
   #failure: Error | undefined;
   #heldBecause: string | undefined;
+  #isUndoing = false;
   #end: AttemptEnd | undefined;
   #settling: Promise<Settlement> | undefined;
 
@@ -266,7 +267,16 @@ export class Attempt implements Operation, Leased {
    * @returns what went wrong, if something did
    */
   undo(failure: unknown): Promise<UndoFailure | undefined> | undefined {
-    return this.#heldBecause === undefined ? this.#steps?.undo(failure) : undefined;
+    if (this.#heldBecause !== undefined) return undefined;
+    this.#isUndoing = true;
+    // Earlier attempts may have saved steps, though this one has called none.
+    if (this.attempt > 1) this.#steps ??= new Steps(this.#host, this);
+    return this.#steps?.undo(failure);
+  }
+
+  /** Whether the operation has failed for good, and what it did is being undone. */
+  get isUndoing(): boolean {
+    return this.#isUndoing;
   }
 
   /** {@link undo}; what cannot be undone is held. */

@@ -9,6 +9,8 @@ export interface Saved {
   places: Map<number, string>;
   begun: Map<string, number>;
   undone: Set<string>;
+  /** Steps that are to be undone should the operation fail for good. */
+  toUndo: string[];
   bytes: number;
   /** The record's age when it was looked at, and when that was. */
   ageMs: number;
@@ -47,13 +49,9 @@ export function savedOf(record: StoredRecord | undefined, readAt: number): Saved
   const heads = [...done.values()].map(({ head }) => head);
   const isSequence = heads.every(({ alone }) => alone);
   const places = new Map(isSequence ? heads.map(({ place, name }) => [place, name]) : []);
-  return {
-    done,
-    places,
-    begun,
-    undone,
-    bytes: journal.byteLength,
-    ageMs: record?.ageMs ?? 0,
-    readAt,
-  };
+  const toUndo = heads
+    .filter(({ name, undo }) => undo && !undone.has(name))
+    .map(({ name }) => name);
+  const ageMs = record?.ageMs ?? 0;
+  return { done, places, begun, undone, toUndo, bytes: journal.byteLength, ageMs, readAt };
 }

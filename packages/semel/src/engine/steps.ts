@@ -44,6 +44,8 @@ export interface StepsHost extends Persistence {
 
 /** Journals are read whole; what stores keep of one is bounded by this. */
 const JOURNAL_BYTES_MAX = 16 * 2 ** 20;
+/** How long branches that a failure has left behind are waited for, and how often it is looked. */
+const BRANCHES_MS = { max: 1_000, poll: 10 };
 const TRANSACTION_TRIES_MAX = 10;
 const TRANSACTION_BACKOFF = { baseMs: 5, capMs: 500 };
 
@@ -54,8 +56,11 @@ interface Call {
   place: number;
   /** Whether no other was under way then. */
   alone: boolean;
+  /** Whether the operation had failed for good by then: only what is saved may still be called. */
+  isLate: boolean;
   state: "running" | "done" | "failed";
   calledAt: number;
+  undo: ((value: never, context: StepContext) => unknown) | undefined;
 }
 
 /** The steps of one execution. */
@@ -65,8 +70,8 @@ export class Steps {
   readonly #attempt: Attempt;
   readonly #calls = new Map<string, Call>();
   readonly #underway = new Underway();
-  /** In the order in which the steps ended. */
-  readonly #undoing: { name: string; undo: (context: StepContext) => unknown }[] = [];
+  /** How to undo what has been done, in the order in which the steps ended. */
+  readonly #undoing = new Map<string, (context: StepContext) => unknown>();
   #saved: Promise<Saved> | undefined;
   #journalBytes = 0;
   readonly #saving = new Gathering<Uint8Array>((chunks) => this.#write(Buffer.concat(chunks)));
@@ -122,22 +127,22 @@ export class Steps {
    * @returns what went wrong, if something did; another attempt may go on from there
    */
   async undo(failure: unknown): Promise<UndoFailure | undefined> {
-    await this.finish();
-    if (this.#undoing.length === 0) return undefined;
+    if (!this.#host.store.append) return undefined;
     let undoing: { name: string; calledAt: number } | undefined;
     try {
       const saved = await this.#load();
+      const unknown = await this.#withoutUndo(saved);
+      if (this.#stop) throw this.#stop;
+      if (unknown.length === 0 && this.#undoing.size === 0) return undefined;
+      if (!this.#attempt.failure) await this.#saveFailure(failure);
+      if (unknown.length > 0) return undoUnknown(unknown);
       const { attempt } = this.#attempt;
-      if (!this.#attempt.failure) {
-        const name = failure instanceof Error ? String(failure.name) : "Error";
-        const head = { kind: "failed", name, message: messageOf(failure), attempt } as const;
-        await this.#saving.add(framedEntry(head));
-      }
-      for (const { name, undo } of this.#undoing.toReversed()) {
+      for (const [name, undo] of [...this.#undoing].toReversed()) {
         if (saved.undone.has(name)) continue;
         undoing = { name, calledAt: this.#host.clock.now() };
         await this.#attempt.calling(() => undo(this.#contextOf(`undo of ${name}`)), name);
         await this.#saving.add(framedEntry({ kind: "undone", name, attempt }));
+        saved.undone.add(name);
         this.#publish(undoing, "undone");
       }
       return undefined;
@@ -145,6 +150,26 @@ export class Steps {
       if (undoing) this.#publish(undoing, "failed");
       const which = undoing ? ` step "${undoing.name}":` : "";
       return { reason: `undo-failed:${which} ${messageOf(error)}`, error };
+    }
+  }
+
+  async #saveFailure(failure: unknown): Promise<void> {
+    const { attempt } = this.#attempt;
+    const name = failure instanceof Error ? String(failure.name) : "Error";
+    const head = { kind: "failed", name, message: messageOf(failure), attempt } as const;
+    await this.#saving.add(framedEntry(head));
+  }
+
+  /** Waits for what is under way. @returns steps that are to be undone, and nobody here knows how */
+  async #withoutUndo({ toUndo, places }: Saved): Promise<string[]> {
+    const { clock } = this.#host;
+    // Where steps ran beside each other, the others' branches may yet come to theirs.
+    const givesUpAt = clock.now() + (places.size > 0 ? 0 : BRANCHES_MS.max);
+    for (;;) {
+      await this.finish();
+      const unknown = toUndo.filter((name) => !this.#undoing.has(name));
+      if (unknown.length === 0 || clock.now() >= givesUpAt) return unknown;
+      await pause(clock, BRANCHES_MS.poll);
     }
   }
 
@@ -156,11 +181,7 @@ export class Steps {
   ): Promise<Value> {
     try {
       if (typeof work !== "function") throw new StepInvalid(`Step "${name}" takes a function`);
-      const call = this.#enter(name);
-      const ran = this.#settled(call, run).then((value) => {
-        if (undo) this.#undoing.push({ name, undo: (context) => undo(value, context) });
-        return value;
-      });
+      const ran = this.#settled(this.#enter(name, undo), run);
       this.#underway.track(ran);
       return ran;
     } catch (error) {
@@ -168,10 +189,10 @@ export class Steps {
     }
   }
 
-  #enter(name: string): Call {
+  #enter(name: string, undo: Call["undo"]): Call {
     assertName(name);
-    if (this.#underway.isOver)
-      throw new StepInvalid(`Step "${name}" was called after the operation's end`);
+    const isLate = this.#underway.isOver;
+    if (isLate && !this.#attempt.isUndoing) throw calledLate(name);
     const earlier = this.#calls.get(name);
     if (earlier && earlier.state !== "failed") {
       throw new StepInvalid(
@@ -181,7 +202,7 @@ export class Steps {
     const alone = this.#underway.size === 0;
     const place = earlier?.place ?? this.#calls.size;
     const calledAt = isObserved() ? this.#host.clock.now() : 0;
-    const call: Call = { name, place, alone, state: "running", calledAt };
+    const call: Call = { name, place, alone, isLate, state: "running", calledAt, undo };
     this.#calls.set(name, call);
     return call;
   }
@@ -190,12 +211,14 @@ export class Steps {
     try {
       const saved = await this.#load();
       if (this.#stop) throw this.#stop;
-      this.#assertPath(call, saved);
       const done = saved.done.get(call.name);
+      if (!done && call.isLate) throw calledLate(call.name);
+      this.#assertPath(call, saved);
       const { failure } = this.#attempt;
       if (!done && failure) throw new OperationFailed(failure);
       const value = done ? (this.#decoded(done) as Value) : await run(call);
       call.state = "done";
+      this.#made(call, value);
       this.#publish(call, done ? "replayed" : "ran");
       return value;
     } catch (error) {
@@ -205,11 +228,18 @@ export class Steps {
     }
   }
 
+  /** From here on there is something to undo. */
+  #made({ name, undo }: Call, value: unknown): void {
+    if (undo) this.#undoing.set(name, (context) => undo(value as never, context));
+  }
+
   async #run<Value>(call: Call, work: Work<Value>, options: StepOptions<Value>): Promise<Value> {
     if (options.keyRetention !== undefined) {
       await this.#begin(call.name, durationMs(options.keyRetention, "keyRetention", { minMs: 1 }));
     }
     const value = await this.#attempt.calling(() => work(this.#contextOf(call.name)), call.name);
+    // Also should the save fail: it has been done.
+    this.#made(call, value);
     await this.#saving.add(this.#entryOf(call, value));
     return value;
   }
@@ -289,13 +319,14 @@ export class Steps {
     throw error;
   }
 
-  #entryOf({ name, place, alone }: Call, value: unknown): Uint8Array {
+  #entryOf({ name, place, alone, undo }: Call, value: unknown): Uint8Array {
     const { attempt } = this.#attempt;
     try {
       const bytes = this.#host.codec.encode(value);
       const most = this.#host.maxResultBytes;
       if (bytes.byteLength > most) throw new Error(`it takes ${bytes.byteLength} bytes of ${most}`);
-      return framedEntry({ kind: "done", name, attempt, place, alone }, bytes);
+      const head = { kind: "done", name, attempt, place, alone } as const;
+      return framedEntry(undo ? { ...head, undo: true } : head, bytes);
     } catch (cause) {
       const why = `the result of step "${name}" cannot be stored: ${messageOf(cause)}`;
       const error = new NotSerializable(`It ran, and ${why}. The operation is held`, { cause });
@@ -405,6 +436,17 @@ type TransactionStepWork<Transaction, Value> = (
   transaction: Transaction,
   context: TransactionStepContext,
 ) => Value | Promise<Value>;
+
+function calledLate(name: string): StepInvalid {
+  return new StepInvalid(`Step "${name}" was called after the operation's end`);
+}
+
+/** Nothing is undone then, as what came last is undone first. */
+function undoUnknown(names: readonly string[]): UndoFailure {
+  const steps = names.map((name) => `"${name}"`).join(", ");
+  const why = `the attempt that failed did not call ${steps} with its \`undo\``;
+  return { reason: `undo-unknown: ${why}`, error: new StepsDiverged(`Not undone: ${why}`) };
+}
 
 /** Never throws: a handler may throw anything at all. */
 function messageOf(error: unknown): string {
