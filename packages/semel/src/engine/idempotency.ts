@@ -151,6 +151,7 @@ export class Idempotency<Transaction = unknown> {
       contents: new Contents(settings.cipher, names),
       nudges: new Nudges(),
       read: (id) => this.#admissions.read(id),
+      inTransaction: (work) => this.#transactions.plain(work),
       storeTimeoutMs,
       questions: new Deadlines(clock, storeTimeoutMs),
       completionRetryMs,

@@ -17,7 +17,13 @@ import {
 import { isObserved, publish } from "../events.ts";
 import { assertKnownOptions } from "../options.ts";
 import { backoffMs, pause } from "../retry.ts";
-import type { SettleAnswer, Store, StoredRecord, StoreTransactions } from "../store.ts";
+import type {
+  SettleAnswer,
+  SqlExecutor,
+  Store,
+  StoredRecord,
+  StoreTransactions,
+} from "../store.ts";
 import type { Attempt } from "./attempt.ts";
 import type { TransactionEffects } from "./effects/effects.ts";
 import { Gathering } from "./gathering.ts";
@@ -40,6 +46,10 @@ export interface StepsHost extends Persistence {
   readonly codec: Codec;
   readonly maxResultBytes: number;
   read(id: string): Promise<StoredRecord | undefined>;
+  /** Works in a transaction of the store's, in its turn among all of this process. */
+  inTransaction<Transaction, Value>(
+    work: (transaction: Transaction, executor: SqlExecutor) => Promise<Value>,
+  ): Promise<Value>;
 }
 
 /** Journals are read whole; what stores keep of one is bounded by this. */
@@ -269,10 +279,10 @@ export class Steps {
       let made: { value: Value } | undefined;
       let effects: TransactionEffects | undefined;
       try {
-        const value = await transactions.run(async (transaction, executor) => {
+        const value = await this.#host.inTransaction<Transaction, Value>(async (tx, executor) => {
           effects = this.#attempt.effects.within(executor, epoch);
           const context = Object.assign(this.#contextOf(call.name), { effect: effects.record });
-          const value = await this.#attempt.calling(() => work(transaction, context), call.name);
+          const value = await this.#attempt.calling(() => work(tx, context), call.name);
           await effects.conclude();
           const entry = { ...this.#attempt.token, bytes: this.#entryOf(call, value) };
           this.#assertSaved(await transactions.append(executor, entry));

@@ -140,11 +140,7 @@ export class Transactions {
     work: TransactionWork<Transaction, Value>,
   ): Promise<Performed<Value>> {
     const transactions = this.of<Transaction>();
-    if (this.#inside.getStore()?.isOpen) {
-      throw new InvalidOption(
-        "transaction() was called in the handler of another, whose slot it would wait for; join that one with within()",
-      );
-    }
+    this.#assertOutside("transaction() was called in the handler of another");
     for (let tries = 0; tries <= TRIES_MAX; tries++) {
       const admission = await this.#admissions.admit(request, () => this.#look(request));
       if (admission.kind !== "run") return admission;
@@ -157,10 +153,15 @@ export class Transactions {
     throw new AttemptSuperseded();
   }
 
-  /** A transaction without a record, among the others. */
-  plain<Transaction, Value>(
+  /**
+   * A transaction without a record of its own, in its turn among the others.
+   *
+   * @throws {InvalidOption} within another one
+   */
+  async plain<Transaction, Value>(
     work: (transaction: Transaction, executor: SqlExecutor) => Promise<Value>,
   ): Promise<Value> {
+    this.#assertOutside("A transaction was begun in the work of another");
     const transactions = this.of<Transaction>();
     const context = { isOpen: true };
     return this.#inSlot(transactions, () =>
@@ -169,6 +170,14 @@ export class Transactions {
           context.isOpen = false;
         }),
       ),
+    );
+  }
+
+  /** It would wait for a slot of which its own work holds one. */
+  #assertOutside(misuse: string): void {
+    if (!this.#inside.getStore()?.isOpen) return;
+    throw new InvalidOption(
+      `${misuse}, whose slot it would wait for; use that one, or join it with within()`,
     );
   }
 
