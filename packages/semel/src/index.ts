@@ -60,7 +60,7 @@ export type {
   StepContext,
   StepOptions,
   TransactionStepContext,
-} from "./engine/steps.ts";
+} from "./engine/step.ts";
 export * from "./errors.ts";
 export {
   type OperationOutcome,

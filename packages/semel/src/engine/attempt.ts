@@ -11,7 +11,8 @@ import type { Beat, Leased } from "./heartbeat.ts";
 import { failureIn } from "./journal.ts";
 import { hasCode, type Persisted, persist } from "./persist.ts";
 import type { Policy } from "./policy.ts";
-import { type Step, Steps, type StepsHost, type UndoFailure } from "./steps.ts";
+import type { Step } from "./step.ts";
+import { Steps, type StepsHost, type UndoFailure } from "./steps.ts";
 
 /** What a handler sees of the operation that it executes. */
 export interface Operation {
@@ -107,6 +108,7 @@ export class Attempt implements Operation, Leased {
   #found: Promise<Found> | undefined;
   #failure: Error | undefined;
   #heldBecause: string | undefined;
+  #isUndoing = false;
   #end: AttemptEnd | undefined;
   #settling: Promise<Settlement> | undefined;
 
@@ -203,7 +205,16 @@ export class Attempt implements Operation, Leased {
    * @returns what went wrong, if something did
    */
   undo(failure: unknown): Promise<UndoFailure | undefined> | undefined {
-    return this.#heldBecause === undefined ? this.#steps?.undo(failure) : undefined;
+    if (this.#heldBecause !== undefined) return undefined;
+    this.#isUndoing = true;
+    // Earlier attempts may have saved steps, though this one has called none.
+    if (this.attempt > 1) this.#steps ??= new Steps(this.#host, this);
+    return this.#steps?.undo(failure);
+  }
+
+  /** Whether the operation has failed for good, and what it did is being undone. */
+  get isUndoing(): boolean {
+    return this.#isUndoing;
   }
 
   /** {@link undo}; what cannot be undone is held. */

@@ -151,6 +151,7 @@ export class Idempotency<Transaction = unknown> {
       contents: new Contents(settings.cipher, names),
       nudges: new Nudges(),
       read: (id) => this.#admissions.read(id),
+      inTransaction: (work) => this.#transactions.plain(work),
       storeTimeoutMs,
       questions: new Deadlines(clock, storeTimeoutMs),
       completionRetryMs,
@@ -372,7 +373,7 @@ export class Idempotency<Transaction = unknown> {
   inTransaction<Value>(
     work: (transaction: Transaction, executor: SqlExecutor) => Promise<Value>,
   ): Promise<Value> {
-    return this.#transactions.plain(work);
+    return this.#transactions.apart(work);
   }
 
   /** {@link within} for many operations of one scope and policy, whose values are not kept. @internal */

@@ -8,8 +8,11 @@ import { RecordUnreadable } from "../errors.ts";
 
 /** What stands before an entry's value. */
 export type EntryHead =
-  /** A step that ended, with its value. `place`: how many steps were called before it. */
-  | { kind: "done"; name: string; attempt: number; place: number; alone: boolean }
+  /**
+   * A step that ended, with its value. `place`: how many steps were called before it. `undo`: there is
+   * something to undo.
+   */
+  | { kind: "done"; name: string; attempt: number; place: number; alone: boolean; undo?: true }
   /** A step that is about to run; nobody knows whether it did. `ageMs`: of the record, then. */
   | { kind: "begun"; name: string; attempt: number; ageMs: number }
   /** The operation has failed for good, with an error of this name: from here on it is undone. */

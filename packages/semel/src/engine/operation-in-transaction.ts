@@ -6,7 +6,7 @@ import { InvalidOption } from "../errors.ts";
 import type { SqlExecutor } from "../store.ts";
 import type { Attempt, Operation } from "./attempt.ts";
 import type { RecordEffect, TransactionEffects } from "./effects/effects.ts";
-import type { Step } from "./steps.ts";
+import type { Step } from "./step.ts";
 import { stepsOfTransaction } from "./steps-in-transaction.ts";
 import { Underway } from "./underway.ts";
 

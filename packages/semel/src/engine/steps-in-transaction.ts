@@ -4,7 +4,7 @@ import { hash } from "node:crypto";
 import { InvalidOption, StepInvalid } from "../errors.ts";
 import { assertKnownOptions, shown } from "../options.ts";
 import type { Attempt } from "./attempt.ts";
-import type { Step, StepContext, StepOptions } from "./steps.ts";
+import type { Step, StepContext, StepOptions } from "./step.ts";
 import type { Underway } from "./underway.ts";
 import { uuidDigits, uuidOf } from "./uuid.ts";
 

@@ -2,7 +2,7 @@
 // was saved is never computed again, by whichever attempt.
 
 import type { Codec } from "../codec.ts";
-import { type Duration, durationMs } from "../duration.ts";
+import { durationMs } from "../duration.ts";
 import {
   AttemptSuperseded,
   InvalidOption,
@@ -17,75 +17,22 @@ import {
 import { isObserved, publish } from "../events.ts";
 import { assertKnownOptions } from "../options.ts";
 import { backoffMs, pause } from "../retry.ts";
-import type { SettleAnswer, Store, StoredRecord, StoreTransactions } from "../store.ts";
+import type {
+  SettleAnswer,
+  SqlExecutor,
+  Store,
+  StoredRecord,
+  StoreTransactions,
+} from "../store.ts";
 import type { Attempt } from "./attempt.ts";
-import type { RecordEffect, TransactionEffects } from "./effects/effects.ts";
+import type { TransactionEffects } from "./effects/effects.ts";
 import { Gathering } from "./gathering.ts";
-import { type Entry, type EntryHead, entriesOf, framedEntry } from "./journal.ts";
+import { type Entry, framedEntry } from "./journal.ts";
 import { type Persistence, persist } from "./persist.ts";
+import { isDone, type Saved, savedOf } from "./saved-steps.ts";
+import type { Step, StepContext, StepOptions, TransactionStepContext } from "./step.ts";
 import { assertName, stepKey } from "./steps-in-transaction.ts";
 import { Underway } from "./underway.ts";
-
-/** What a step is given. */
-export interface StepContext {
-  /**
-   * A key for what the step asks of others: the same in every attempt, and no other step's. A UUID
-   * (version 8, RFC 9562) made of the operation's scope and key and the step's name.
-   */
-  readonly idempotencyKey: string;
-  /** Aborts when another attempt took over. */
-  readonly signal: AbortSignal;
-  /** Of the operation, from 1; for downstreams that fence. */
-  readonly attempt: number;
-}
-
-/** What a step is given that is a transaction. */
-export interface TransactionStepContext extends StepContext {
-  /** {@link Operation.effect}, kept with the commit of this step. */
-  readonly effect: RecordEffect;
-}
-
-export interface StepOptions<Value> {
-  /**
-   * Undoes the step when the operation fails for good. It is called after those of later steps, and
-   * again if an attempt crashes in it: it is given the same `idempotencyKey` then.
-   */
-  undo?: (value: Value, context: StepContext) => unknown;
-  /**
-   * How long whoever is given the `idempotencyKey` remembers it. A step that an attempt began longer
-   * ago, and that nobody knows the end of, is not run again: the operation is held. It costs one
-   * more write. @default for ever
-   */
-  keyRetention?: Duration;
-}
-
-/** Runs a step, or returns what it returned when it ran. */
-export interface Step {
-  /**
-   * @param name of the step, unlike any other of this operation; in a loop, with its index
-   * @param work is called unless a result was saved; what it does elsewhere should carry its
-   * `idempotencyKey`, because it is called again when an attempt crashed before the result was saved
-   * @throws what the work throws, and nothing is saved; {@link StepInvalid} for a name that is used
-   * twice and after the operation's end; {@link StepsDiverged} when another execution took another
-   * path; {@link NotSerializable}, {@link OperationHeld}, {@link AttemptSuperseded}
-   */
-  <Value>(
-    name: string,
-    work: (context: StepContext) => Value | Promise<Value>,
-    options?: StepOptions<Value>,
-  ): Promise<Value>;
-  /**
-   * A step that is a transaction of the store's own database: its result is saved in it.
-   *
-   * @param work is given the store's transaction: a `pg` client, a `mysql2` connection, …; what it
-   * records by the `effect` of its context is kept with its commit
-   */
-  transaction<Transaction, Value>(
-    name: string,
-    work: (transaction: Transaction, context: TransactionStepContext) => Value | Promise<Value>,
-    options?: Pick<StepOptions<Value>, "undo">,
-  ): Promise<Value>;
-}
 
 /** Why an operation that failed for good could not be undone. */
 export interface UndoFailure {
@@ -99,10 +46,16 @@ export interface StepsHost extends Persistence {
   readonly codec: Codec;
   readonly maxResultBytes: number;
   read(id: string): Promise<StoredRecord | undefined>;
+  /** Works in a transaction of the store's, in its turn among all of this process. */
+  inTransaction<Transaction, Value>(
+    work: (transaction: Transaction, executor: SqlExecutor) => Promise<Value>,
+  ): Promise<Value>;
 }
 
 /** Journals are read whole; what stores keep of one is bounded by this. */
 const JOURNAL_BYTES_MAX = 16 * 2 ** 20;
+/** How long branches that a failure has left behind are waited for, and how often it is looked. */
+const BRANCHES_MS = { max: 1_000, poll: 10 };
 const TRANSACTION_TRIES_MAX = 10;
 const TRANSACTION_BACKOFF = { baseMs: 5, capMs: 500 };
 
@@ -113,24 +66,12 @@ interface Call {
   place: number;
   /** Whether no other was under way then. */
   alone: boolean;
+  /** Whether the operation had failed for good by then: only what is saved may still be called. */
+  isLate: boolean;
   state: "running" | "done" | "failed";
   calledAt: number;
+  undo: ((value: never, context: StepContext) => unknown) | undefined;
 }
-
-/** What earlier attempts left. */
-interface Saved {
-  done: Map<string, Entry & { head: DoneHead }>;
-  /** Steps by their places, where each was called when no other was under way. */
-  places: Map<number, string>;
-  begun: Map<string, number>;
-  undone: Set<string>;
-  bytes: number;
-  /** The record's age when it was looked at, and when that was. */
-  ageMs: number;
-  readAt: number;
-}
-
-type DoneHead = Extract<EntryHead, { kind: "done" }>;
 
 /** The steps of one execution. */
 export class Steps {
@@ -139,8 +80,8 @@ export class Steps {
   readonly #attempt: Attempt;
   readonly #calls = new Map<string, Call>();
   readonly #underway = new Underway();
-  /** In the order in which the steps ended. */
-  readonly #undoing: { name: string; undo: (context: StepContext) => unknown }[] = [];
+  /** How to undo what has been done, in the order in which the steps ended. */
+  readonly #undoing = new Map<string, (context: StepContext) => unknown>();
   #saved: Promise<Saved> | undefined;
   #journalBytes = 0;
   readonly #saving = new Gathering<Uint8Array>((chunks) => this.#write(Buffer.concat(chunks)));
@@ -196,22 +137,22 @@ export class Steps {
    * @returns what went wrong, if something did; another attempt may go on from there
    */
   async undo(failure: unknown): Promise<UndoFailure | undefined> {
-    await this.finish();
-    if (this.#undoing.length === 0) return undefined;
+    if (!this.#host.store.append) return undefined;
     let undoing: { name: string; calledAt: number } | undefined;
     try {
       const saved = await this.#load();
+      const unknown = await this.#withoutUndo(saved);
+      if (this.#stop) throw this.#stop;
+      if (unknown.length === 0 && this.#undoing.size === 0) return undefined;
+      if (!this.#attempt.failure) await this.#saveFailure(failure);
+      if (unknown.length > 0) return undoUnknown(unknown);
       const { attempt } = this.#attempt;
-      if (!this.#attempt.failure) {
-        const name = failure instanceof Error ? String(failure.name) : "Error";
-        const head = { kind: "failed", name, message: messageOf(failure), attempt } as const;
-        await this.#saving.add(framedEntry(head));
-      }
-      for (const { name, undo } of this.#undoing.toReversed()) {
+      for (const [name, undo] of [...this.#undoing].toReversed()) {
         if (saved.undone.has(name)) continue;
         undoing = { name, calledAt: this.#host.clock.now() };
         await this.#attempt.calling(() => undo(this.#contextOf(`undo of ${name}`)), name);
         await this.#saving.add(framedEntry({ kind: "undone", name, attempt }));
+        saved.undone.add(name);
         this.#publish(undoing, "undone");
       }
       return undefined;
@@ -219,6 +160,26 @@ export class Steps {
       if (undoing) this.#publish(undoing, "failed");
       const which = undoing ? ` step "${undoing.name}":` : "";
       return { reason: `undo-failed:${which} ${messageOf(error)}`, error };
+    }
+  }
+
+  async #saveFailure(failure: unknown): Promise<void> {
+    const { attempt } = this.#attempt;
+    const name = failure instanceof Error ? String(failure.name) : "Error";
+    const head = { kind: "failed", name, message: messageOf(failure), attempt } as const;
+    await this.#saving.add(framedEntry(head));
+  }
+
+  /** Waits for what is under way. @returns steps that are to be undone, and nobody here knows how */
+  async #withoutUndo({ toUndo, places }: Saved): Promise<string[]> {
+    const { clock } = this.#host;
+    // Where steps ran beside each other, the others' branches may yet come to theirs.
+    const givesUpAt = clock.now() + (places.size > 0 ? 0 : BRANCHES_MS.max);
+    for (;;) {
+      await this.finish();
+      const unknown = toUndo.filter((name) => !this.#undoing.has(name));
+      if (unknown.length === 0 || clock.now() >= givesUpAt) return unknown;
+      await pause(clock, BRANCHES_MS.poll);
     }
   }
 
@@ -230,11 +191,7 @@ export class Steps {
   ): Promise<Value> {
     try {
       if (typeof work !== "function") throw new StepInvalid(`Step "${name}" takes a function`);
-      const call = this.#enter(name);
-      const ran = this.#settled(call, run).then((value) => {
-        if (undo) this.#undoing.push({ name, undo: (context) => undo(value, context) });
-        return value;
-      });
+      const ran = this.#settled(this.#enter(name, undo), run);
       this.#underway.track(ran);
       return ran;
     } catch (error) {
@@ -242,10 +199,10 @@ export class Steps {
     }
   }
 
-  #enter(name: string): Call {
+  #enter(name: string, undo: Call["undo"]): Call {
     assertName(name);
-    if (this.#underway.isOver)
-      throw new StepInvalid(`Step "${name}" was called after the operation's end`);
+    const isLate = this.#underway.isOver;
+    if (isLate && !this.#attempt.isUndoing) throw calledLate(name);
     const earlier = this.#calls.get(name);
     if (earlier && earlier.state !== "failed") {
       throw new StepInvalid(
@@ -255,7 +212,7 @@ export class Steps {
     const alone = this.#underway.size === 0;
     const place = earlier?.place ?? this.#calls.size;
     const calledAt = isObserved() ? this.#host.clock.now() : 0;
-    const call: Call = { name, place, alone, state: "running", calledAt };
+    const call: Call = { name, place, alone, isLate, state: "running", calledAt, undo };
     this.#calls.set(name, call);
     return call;
   }
@@ -264,12 +221,14 @@ export class Steps {
     try {
       const saved = await this.#load();
       if (this.#stop) throw this.#stop;
-      this.#assertPath(call, saved);
       const done = saved.done.get(call.name);
+      if (!done && call.isLate) throw calledLate(call.name);
+      this.#assertPath(call, saved);
       const { failure } = this.#attempt;
       if (!done && failure) throw new OperationFailed(failure);
       const value = done ? (this.#decoded(done) as Value) : await run(call);
       call.state = "done";
+      this.#made(call, value);
       this.#publish(call, done ? "replayed" : "ran");
       return value;
     } catch (error) {
@@ -279,11 +238,18 @@ export class Steps {
     }
   }
 
+  /** From here on there is something to undo. */
+  #made({ name, undo }: Call, value: unknown): void {
+    if (undo) this.#undoing.set(name, (context) => undo(value as never, context));
+  }
+
   async #run<Value>(call: Call, work: Work<Value>, options: StepOptions<Value>): Promise<Value> {
     if (options.keyRetention !== undefined) {
       await this.#begin(call.name, durationMs(options.keyRetention, "keyRetention", { minMs: 1 }));
     }
     const value = await this.#attempt.calling(() => work(this.#contextOf(call.name)), call.name);
+    // Also should the save fail: it has been done.
+    this.#made(call, value);
     await this.#saving.add(this.#entryOf(call, value));
     return value;
   }
@@ -313,10 +279,10 @@ export class Steps {
       let made: { value: Value } | undefined;
       let effects: TransactionEffects | undefined;
       try {
-        const value = await transactions.run(async (transaction, executor) => {
+        const value = await this.#host.inTransaction<Transaction, Value>(async (tx, executor) => {
           effects = this.#attempt.effects.within(executor, epoch);
           const context = Object.assign(this.#contextOf(call.name), { effect: effects.record });
-          const value = await this.#attempt.calling(() => work(transaction, context), call.name);
+          const value = await this.#attempt.calling(() => work(tx, context), call.name);
           await effects.conclude();
           const entry = { ...this.#attempt.token, bytes: this.#entryOf(call, value) };
           this.#assertSaved(await transactions.append(executor, entry));
@@ -363,13 +329,14 @@ export class Steps {
     throw error;
   }
 
-  #entryOf({ name, place, alone }: Call, value: unknown): Uint8Array {
+  #entryOf({ name, place, alone, undo }: Call, value: unknown): Uint8Array {
     const { attempt } = this.#attempt;
     try {
       const bytes = this.#host.codec.encode(value);
       const most = this.#host.maxResultBytes;
       if (bytes.byteLength > most) throw new Error(`it takes ${bytes.byteLength} bytes of ${most}`);
-      return framedEntry({ kind: "done", name, attempt, place, alone }, bytes);
+      const head = { kind: "done", name, attempt, place, alone } as const;
+      return framedEntry(undo ? { ...head, undo: true } : head, bytes);
     } catch (cause) {
       const why = `the result of step "${name}" cannot be stored: ${messageOf(cause)}`;
       const error = new NotSerializable(`It ran, and ${why}. The operation is held`, { cause });
@@ -399,9 +366,9 @@ export class Steps {
       );
     }
     const { attempt, beganAt } = this.#attempt;
-    if (attempt === 1) return savedOf(EMPTY, 0, beganAt);
+    if (attempt === 1) return savedOf(undefined, beganAt);
     const { record, readAt } = await this.#attempt.found();
-    return savedOf(record?.journal ?? EMPTY, record?.ageMs ?? 0, readAt);
+    return savedOf(record, readAt);
   }
 
   /** Where steps followed each other, they must do so again. */
@@ -480,35 +447,15 @@ type TransactionStepWork<Transaction, Value> = (
   context: TransactionStepContext,
 ) => Value | Promise<Value>;
 
-const EMPTY = new Uint8Array(0);
-
-function isDone(record: StoredRecord | undefined, name: string): boolean {
-  return entriesOf(record?.journal ?? EMPTY).some(
-    ({ head }) => head.kind === "done" && head.name === name,
-  );
+function calledLate(name: string): StepInvalid {
+  return new StepInvalid(`Step "${name}" was called after the operation's end`);
 }
 
-/** What is written twice, because the reply of the first write was lost, counts once. */
-function savedOf(journal: Uint8Array, ageMs: number, readAt: number): Saved {
-  const done: Saved["done"] = new Map();
-  const begun = new Map<string, number>();
-  const undone = new Set<string>();
-  for (const { head, value } of entriesOf(journal)) {
-    switch (head.kind) {
-      case "undone":
-        undone.add(head.name);
-        break;
-      case "begun":
-        if (!begun.has(head.name)) begun.set(head.name, head.ageMs);
-        break;
-      case "done":
-        if (!done.has(head.name)) done.set(head.name, { head, value });
-    }
-  }
-  const heads = [...done.values()].map(({ head }) => head);
-  const isSequence = heads.every(({ alone }) => alone);
-  const places = new Map(isSequence ? heads.map(({ place, name }) => [place, name]) : []);
-  return { done, places, begun, undone, bytes: journal.byteLength, ageMs, readAt };
+/** Nothing is undone then, as what came last is undone first. */
+function undoUnknown(names: readonly string[]): UndoFailure {
+  const steps = names.map((name) => `"${name}"`).join(", ");
+  const why = `the attempt that failed did not call ${steps} with its \`undo\``;
+  return { reason: `undo-unknown: ${why}`, error: new StepsDiverged(`Not undone: ${why}`) };
 }
 
 /** Never throws: a handler may throw anything at all. */

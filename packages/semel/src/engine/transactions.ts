@@ -154,11 +154,7 @@ export class Transactions {
     work: TransactionWork<Transaction, Value>,
   ): Promise<Performed<Value>> {
     const transactions = this.of<Transaction>();
-    if (this.#inside.getStore()?.isOpen) {
-      throw new InvalidOption(
-        "transaction() was called in the handler of another, whose slot it would wait for; join that one with within()",
-      );
-    }
+    this.#assertOutside("transaction() was called in the handler of another");
     for (let tries = 0; tries <= TRIES_MAX; tries++) {
       const admission = await this.#admissions.admit(request, () => this.#look(request));
       if (admission.kind !== "run") return admission;
@@ -172,23 +168,41 @@ export class Transactions {
   }
 
   /**
-   * A transaction without a record, among the others.
+   * A transaction among the others that is no operation's.
    *
-   * @throws {Closed}
+   * @throws {Closed}; {@link InvalidOption} within another one
    */
-  plain<Transaction, Value>(
+  apart<Transaction, Value>(
     work: (transaction: Transaction, executor: SqlExecutor) => Promise<Value>,
   ): Promise<Value> {
+    return this.#admissions.among(() => this.plain(work));
+  }
+
+  /**
+   * A transaction without a record of its own, in its turn among the others.
+   *
+   * @throws {InvalidOption} within another one
+   */
+  async plain<Transaction, Value>(
+    work: (transaction: Transaction, executor: SqlExecutor) => Promise<Value>,
+  ): Promise<Value> {
+    this.#assertOutside("A transaction was begun in the work of another");
     const transactions = this.of<Transaction>();
     const context = { isOpen: true };
-    return this.#admissions.among(() =>
-      this.#inSlot(transactions, () =>
-        this.#inside.run(context, () =>
-          transactions.run(work).finally(() => {
-            context.isOpen = false;
-          }),
-        ),
+    return this.#inSlot(transactions, () =>
+      this.#inside.run(context, () =>
+        transactions.run(work).finally(() => {
+          context.isOpen = false;
+        }),
       ),
+    );
+  }
+
+  /** It would wait for a slot of which its own work holds one. */
+  #assertOutside(misuse: string): void {
+    if (!this.#inside.getStore()?.isOpen) return;
+    throw new InvalidOption(
+      `${misuse}, whose slot it would wait for; use that one, or join it with within()`,
     );
   }
 

@@ -14,7 +14,7 @@ import {
 } from "../engine/execution.ts";
 import type { Idempotency } from "../engine/idempotency.ts";
 import { assertIdempotency } from "../engine/settings.ts";
-import type { Step } from "../engine/steps.ts";
+import type { Step } from "../engine/step.ts";
 import {
   AttemptSuperseded,
   type ErrorCode,

@@ -6,7 +6,7 @@ import type { Operation } from "../engine/attempt.ts";
 import type { RecordEffect } from "../engine/effects/effects.ts";
 import type { Idempotency } from "../engine/idempotency.ts";
 import { assertIdempotency } from "../engine/settings.ts";
-import type { Step } from "../engine/steps.ts";
+import type { Step } from "../engine/step.ts";
 import { InvalidOption, isSemelError } from "../errors.ts";
 import { type Answer, executedHeaders, HttpLayer, type HttpOperation } from "./exchange.ts";
 import type { HttpOptions } from "./options.ts";

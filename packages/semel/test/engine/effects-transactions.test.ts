@@ -165,6 +165,52 @@ describe.each(backends)("$name", (backend) => {
     expect(await delivered()).toMatchObject([{ id, payload: "ordered" }]);
   });
 
+  test.each([2, 10])(
+    "EN-6, EN-8: 40 steps at once leave a connection of %i for what their effects look up",
+    async (connections) => {
+      const crowded = await stage.connect({ connections });
+      const idempotency = engine(crowded, { storeTimeout: "5s" });
+      const keys = Array.from({ length: 40 }, (_, index) => `order-${index}`);
+      const runs = keys.map((key) =>
+        idempotency.run({ key }, ({ step }) =>
+          step.transaction("order", async (transaction, { effect }) => {
+            await crowded.insert(transaction, key);
+            await effect("mail", key);
+          }),
+        ),
+      );
+      try {
+        expect(await Promise.allSettled(runs)).toEqual(
+          keys.map(() => expect.objectContaining({ status: "fulfilled" })),
+        );
+      } finally {
+        await crowded.end();
+      }
+      expect(await stage.skus()).toEqual(keys.toSorted());
+      expect(await delivered()).toHaveLength(40);
+    },
+  );
+
+  test("EN-6: a transaction within a step that is one is refused, as it would wait for it", async () => {
+    const idempotency = engine();
+    const nested = (begin: (operation: Operation) => Promise<unknown>) =>
+      idempotency.run(named, async (operation) => {
+        await operation.step.transaction("outer", async (transaction) => {
+          await client.insert(transaction, "lamp");
+          await begin(operation);
+        });
+      });
+    const refusal = {
+      code: "option-invalid",
+      message: expect.stringMatching(/whose slot it would wait for/),
+    };
+    const inner = nested(({ step }) => step.transaction("inner", () => 1));
+    expect(await failure(inner)).toMatchObject(refusal);
+    const other = nested(() => idempotency.transaction({ key: "other" }, () => 1));
+    expect(await failure(other)).toMatchObject(refusal);
+    expect(await stage.skus()).toEqual([]);
+  });
+
   test("EN-8: outside of a transaction, an effect is fenced by the store itself", async () => {
     const idempotency = engine(client, { onCrash: "rerun", lease: "30s" });
     const begun = deferred();

@@ -1,7 +1,7 @@
 // One attempt at a durable operation, in a worker or where it was asked for, and what comes of it.
 
 import type { Codec } from "../../codec.ts";
-import { isSemelError, OperationFailed, PayloadInvalid } from "../../errors.ts";
+import { type ErrorCode, isSemelError, OperationFailed, PayloadInvalid } from "../../errors.ts";
 import type { Attempt, AttemptEnd } from "../attempt.ts";
 import { failureResult, isOperationFailed, messageOf, perform, rootOf } from "../execution.ts";
 import { isWorthRetrying } from "../queue/retrying.ts";
@@ -90,6 +90,22 @@ async function inputOf(
   }
 }
 
+const TRANSIENT = new Set<ErrorCode>([
+  "attempt-superseded",
+  "closed",
+  "operation-in-progress",
+  "store-full",
+  "store-unavailable",
+]);
+
+/**
+ * Whether it is of Semel's own and passes: that is never an operation's end. A step whose result could
+ * not be saved has run, and the next attempt finds out what came of it.
+ */
+function isTransient(error: unknown): boolean {
+  return isSemelError(error) && TRANSIENT.has(error.code);
+}
+
 /** What a handler's error does to its operation. */
 function endAfter(
   { retrying, onExhausted }: Definition,
@@ -97,9 +113,10 @@ function endAfter(
   error: unknown,
   tries: number,
 ): AttemptEnd {
-  const isFinal = isOperationFailed(error) || !isWorthRetrying(retrying, error, token.id);
-  if (!isFinal && tries < retrying.attemptsMax) return { kind: "release" };
-  if (isFinal || onExhausted === "fail") {
+  const mayPass =
+    isTransient(error) || (!isOperationFailed(error) && isWorthRetrying(retrying, error, token.id));
+  if (mayPass && tries < retrying.attemptsMax) return { kind: "release" };
+  if (!mayPass || onExhausted === "fail") {
     return { kind: "complete", result: failureResult(rootOf(error)) };
   }
   return { kind: "hold", reason: `attempts-exhausted: ${messageOf(error)}` };
