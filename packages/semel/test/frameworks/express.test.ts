@@ -107,6 +107,22 @@ for (const [name, express] of Object.entries(MAJORS)) {
       expect(JSON.parse((await post("/a")).body.toString()).code).toBe("outcome-unknown");
     });
 
+    test("a key of one route is no key of another, whatever each counts of a body", async () => {
+      let runs = 0;
+      const options = [{}, { fingerprint: "json" }, { fingerprint: { exclude: ["/at"] } }] as const;
+      const post = await serving((app) => {
+        const idempotency = new Idempotency({ store: memoryStore() });
+        for (const [index, option] of options.entries()) {
+          const guard = idempotent<express5.Request>(idempotency, { scope: "shared", ...option });
+          app.post(`/${index}`, guard, (_, response) => response.json(++runs));
+        }
+      });
+      expect((await post("/0")).status).toBe(200);
+      for (const path of ["/1", "/2"]) expect((await post(path)).status).toBe(422);
+      expect(field(await post("/0"), "idempotency-status")).toBe("replayed");
+      expect(runs).toBe(1);
+    });
+
     test("several handlers of one route run once in all", async () => {
       const seen: string[] = [];
       const post = await serving((app, guard) => {
