@@ -1,6 +1,7 @@
 // Digests of payloads: the same key with another fingerprint is a misuse (SM-2). The label in front
 // names the algorithm and the selection, so that a deploy that changes either never turns an honest
-// retry into a mismatch.
+// retry into a mismatch. What may be selected and what always counts, as the target of an HTTP request
+// does, are digests of their own, joined by a full stop.
 
 import { hash } from "node:crypto";
 import { canonicalForm } from "./canonical-form.ts";
@@ -20,6 +21,9 @@ export type FingerprintSelection<Payload = unknown> =
 
 /** Version of the algorithm for values: SHA-256 over the canonical JSON of RFC 8785. */
 const VALUE_ALGORITHM = "v1";
+
+/** Is in no label, and in no digest. */
+const JOINT = ".";
 
 export type Fingerprinter = (payload: unknown) => string;
 
@@ -47,11 +51,26 @@ export function fingerprinter(selection?: FingerprintSelection<never>): Fingerpr
 }
 
 /**
- * Whether two differing fingerprints can be told apart at all: only under one label. Across labels
- * the key alone decides.
+ * Whether two differing fingerprints can be told apart: they are of one label, or differ in a digest of
+ * one label. Across labels the key alone decides.
  */
 export function isComparable(one: string, other: string): boolean {
-  return labelOf(one) === labelOf(other);
+  const others = other.split(JOINT);
+  const pairs = one.split(JOINT).map((part, i) => [part, others[i] ?? ""] as const);
+  const isAlike = ([part, another]: readonly [string, string]) =>
+    labelOf(part) === labelOf(another);
+  return pairs.every(isAlike) || pairs.some((pair) => isAlike(pair) && pair[0] !== pair[1]);
+}
+
+/** A fingerprint of several digests, each of which is compared under its own label. */
+export function joined(...fingerprints: string[]): string {
+  return fingerprints.join(JOINT);
+}
+
+/** A fingerprint whose digests are others, made of the old ones with their labels. */
+export function redigested(fingerprint: string, digestOf: (part: string) => string): string {
+  const parts = fingerprint.split(JOINT);
+  return parts.map((part) => `${labelOf(part)}:${digestOf(part)}`).join(JOINT);
 }
 
 /**

@@ -12,6 +12,7 @@ import {
   randomBytes,
 } from "node:crypto";
 import { InvalidOption, RecordUnreadable } from "../errors.ts";
+import { redigested } from "../fingerprint.ts";
 import { recordId } from "../key.ts";
 import { assertKnownOptions } from "../options.ts";
 import type {
@@ -267,15 +268,14 @@ export class Names {
     return this.#secret ? this.#hmac("id", id, this.#secret).toString("hex", 0, 16) : id;
   }
 
-  hidden(use: "scope" | "key", text: string): string {
+  hidden(use: "scope" | "key" | "fingerprint", text: string): string {
     return this.#secret ? this.#hmac(use, text, this.#secret).toString("base64url") : text;
   }
 
-  /** The label stays, because it says what may be compared. */
+  /** Labels stay, because they say what may be compared. */
   fingerprint(fingerprint: string): string {
     if (!this.#secret) return fingerprint;
-    const label = fingerprint.slice(0, fingerprint.indexOf(":") + 1);
-    return label + this.#hmac("fingerprint", fingerprint, this.#secret).toString("base64url");
+    return redigested(fingerprint, (part) => this.hidden("fingerprint", part));
   }
 
   #hmac(use: string, text: string, secret: KeyObject): Buffer {

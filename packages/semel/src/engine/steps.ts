@@ -280,10 +280,18 @@ export class Steps {
       let effects: TransactionEffects | undefined;
       try {
         const value = await this.#host.inTransaction<Transaction, Value>(async (tx, executor) => {
-          effects = this.#attempt.effects.within(executor, epoch);
-          const context = Object.assign(this.#contextOf(call.name), { effect: effects.record });
-          const value = await this.#attempt.calling(() => work(tx, context), call.name);
-          await effects.conclude();
+          const own = this.#attempt.effects.within(executor, epoch);
+          effects = own;
+          const context = Object.assign(this.#contextOf(call.name), { effect: own.record });
+          let value: Value;
+          try {
+            value = await this.#attempt.calling(() => work(tx, context), call.name);
+          } catch (error) {
+            // What is under way would be written outside of the transaction once that is rolled back.
+            await own.conclude().catch(() => {});
+            throw error;
+          }
+          await own.conclude();
           const entry = { ...this.#attempt.token, bytes: this.#entryOf(call, value) };
           this.#assertSaved(await transactions.append(executor, entry));
           made = { value };

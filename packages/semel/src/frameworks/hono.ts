@@ -98,6 +98,11 @@ export function idempotent<Context extends HonoContext>(
     c.set("operation", exchange);
     try {
       await exchange.calling(next);
+      if (isAnswered(c)) {
+        if (c.error instanceof NotApplied) exchange.notApplied();
+        await exchange.overtaken();
+        return undefined;
+      }
       if (c.error) exchange.failed(c.error);
       await settle(c, exchange);
       return undefined;
@@ -197,6 +202,15 @@ function answered(c: HonoContext, { status, headers, body }: HttpResponse): Resp
 /** Whether the client is known to have left, and its body with it. */
 function hasLeft(c: HonoContext): boolean {
   return messageOf(c)?.readableAborted || c.env?.outgoing?.destroyed || false;
+}
+
+/**
+ * Whether an answer is on its way while nobody could have it from here: that of a time limit outside,
+ * whose response stands where the handler's would.
+ */
+function isAnswered({ env }: HonoContext): boolean {
+  const outgoing: unknown = env?.outgoing;
+  return outgoing instanceof ServerResponse && outgoing.headersSent;
 }
 
 /** Makes a function that gives the context the status and the headers that it has now. */

@@ -71,9 +71,12 @@ export function idempotent<Context extends KoaContext>(
     context.state.operation = admitted;
     veilDeparture(context);
     observeErrors(context, admitted);
+    admitted.isHandling = true;
     try {
       await admitted.calling(next);
+      admitted.isHandling = false;
     } catch (error) {
+      admitted.isHandling = false;
       admitted.failed(error);
       throw error;
     }
@@ -270,7 +273,8 @@ function observeErrors(context: KoaContext, exchange: Exchange): void {
   context.onerror = (error) => {
     if (error === null || error === undefined) return;
     if (reportDeparture(context, error)) return;
-    exchange.failed(error);
+    // Where the handler is at work yet, it is a time limit outside that has failed.
+    if (!exchange.isHandling) exchange.failed(error);
     onerror.call(context, error);
     // Koa leaves a response open that had begun before its handler failed.
     if (res.headersSent && !res.writableEnded) breakOff(res);

@@ -233,8 +233,16 @@ export class IdempotentInterceptor implements NestInterceptor {
     }
     setOperation(request, admitted);
     veilDeparture(message, rawResponse);
+    const ended = () => {
+      admitted.isHandling = false;
+    };
+    const failed = (error: unknown) => {
+      ended();
+      admitted.failed(error);
+    };
+    admitted.isHandling = true;
     const handled = admitted.calling(() => next.handle());
-    return handled.pipe(tap({ error: (error) => admitted.failed(error) }));
+    return handled.pipe(tap({ next: ended, complete: ended, error: failed }));
   }
 }
 

@@ -49,8 +49,11 @@ export function idempotent(
       if (admitted === "answered") return;
       if (admitted === "pass") return void (await handler(request, response));
       exchange = admitted;
+      exchange.isHandling = true;
       await exchange.calling(() => handler(request, response));
+      exchange.isHandling = false;
     } catch (error) {
+      if (exchange) exchange.isHandling = false;
       exchange?.failed(error);
       reportError(error, request);
       answerFailure(response);

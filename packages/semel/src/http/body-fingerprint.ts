@@ -1,10 +1,12 @@
-// What makes two HTTP requests the same request: SHA-256 over length-framed method, target, media
-// type and body (HTTP-5).
+// What makes two HTTP requests the same request: SHA-256 over length-framed method, target and media
+// type, and SHA-256 over what counts of the body (HTTP-5). They are apart because what counts of a body is
+// the choice of a route: another route, or the next deploy of this one, may choose otherwise, and must still
+// tell an operation of its own from one of another.
 
 import { createHash, hash } from "node:crypto";
 import { canonicalForm } from "../canonical-form.ts";
 import { InvalidOption } from "../errors.ts";
-import { type FingerprintSelection, fingerprinter } from "../fingerprint.ts";
+import { type FingerprintSelection, fingerprinter, joined, labelled } from "../fingerprint.ts";
 
 /** A request body: its bytes, or what a body parser left of it. */
 export type Body = { bytes: Uint8Array } | { parsed: unknown };
@@ -19,8 +21,10 @@ export interface RequestLine {
 
 export type BodyFingerprinter = (request: RequestLine, body: Body) => string;
 
-/** Version of the framing below. */
-const LABEL = "h1";
+/** Version of the framing of everything but the body. */
+const HEAD_LABEL = "h1";
+/** 128 bits. */
+const HEAD_DIGEST_LENGTH = 22;
 const JSON_TYPE = /^application\/(?:[\w.+-]+\+)?json$/;
 /** Strings, which stay as they are, and numbers. */
 const STRING_OR_NUMBER = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
@@ -29,7 +33,7 @@ const STRING_OR_NUMBER = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d
 export function bodyFingerprinter(
   option: "bytes" | "json" | FingerprintSelection,
 ): BodyFingerprinter {
-  // One label for whatever a body turns out to be: only fingerprints of one label are told apart.
+  // One label for whatever a body turns out to be: only digests of one label are told apart.
   if (option === "bytes") return (request, body) => framed(request, "b", asSent(body));
   if (option === "json") {
     return (request, body) => framed(request, "j", asJson(body, mediaTypeOf(request)));
@@ -69,25 +73,35 @@ interface Content {
   data: string | Uint8Array;
 }
 
-/** Bodies up to here are hashed in one call with what frames them, which is most of its cost. */
+/** Bodies up to here are hashed in one call with their tag, which is most of its cost. */
 const scratch = Buffer.allocUnsafeSlow(16_384);
-/** The most bytes that UTF-8 takes for one UTF-16 unit. */
-const UNIT_BYTES_MAX = 3;
 
 function framed(request: RequestLine, label: string, { tag, data }: Content): string {
-  const { method, target } = request;
-  const mediaType = mediaTypeOf(request);
-  const head = `${method.length}:${method}${target.length}:${target}${mediaType.length}:${mediaType}${tag}`;
-  return `${LABEL}${label}:${digestOf(head, data)}`;
+  if (typeof data === "string") return joined(headOf(request), labelled(label, tag + data));
+  return joined(headOf(request), `${label}:${digestOf(tag, data)}`);
 }
 
-/** SHA-256 over both. */
-function digestOf(head: string, data: string | Uint8Array): string {
-  if (typeof data === "string") return hash("sha256", head + data, "base64url");
-  if (head.length * UNIT_BYTES_MAX + data.byteLength > scratch.length) {
-    return createHash("sha256").update(head).update(data).digest("base64url");
+/** Everything but the body. */
+function headOf(request: RequestLine): string {
+  const { method, target } = request;
+  const mediaType = mediaTypeOf(request);
+  const text = `${method.length}:${method}${target.length}:${target}${mediaType.length}:${mediaType}`;
+  if (text !== lastHead.text) {
+    const digest = hash("sha256", text, "base64url").slice(0, HEAD_DIGEST_LENGTH);
+    lastHead = { text, fingerprint: `${HEAD_LABEL}:${digest}` };
   }
-  const dataAt = scratch.write(head);
+  return lastHead.fingerprint;
+}
+
+/** Requests to one route mostly share theirs, which is half of the cost of a small request. */
+let lastHead = { text: "", fingerprint: "" };
+
+/** SHA-256 over both. */
+function digestOf(tag: string, data: Uint8Array): string {
+  if (tag.length + data.byteLength > scratch.length) {
+    return createHash("sha256").update(tag).update(data).digest("base64url");
+  }
+  const dataAt = scratch.write(tag);
   scratch.set(data, dataAt);
   return hash("sha256", scratch.subarray(0, dataAt + data.byteLength), "base64url");
 }

@@ -43,6 +43,7 @@ import {
   responseOf,
   storedResponse,
 } from "./response.ts";
+import { turnEnd } from "./turn.ts";
 
 /** What an adapter knows of a request. */
 export interface IncomingRequest<Request> {
@@ -258,6 +259,9 @@ const REPLAYED = [
 /** A request that runs: it ends by its response, or by the handler's failure. */
 export class Exchange implements HttpOperation {
   readonly isBuffered = false;
+  /** The handler is at work, where its adapter knows when it ends. */
+  isHandling = false;
+  isByHandler = false;
   readonly #layer: HttpLayer<never>;
   readonly #idempotency: Idempotency;
   readonly #request: OperationRequest;
@@ -370,6 +374,9 @@ export class Exchange implements HttpOperation {
    */
   respond(response: MadeResponse, whole: boolean): Promise<Answer> {
     const end = this.#endBy(response, whole);
+    if (!this.isByHandler && this.#isPremature(end)) {
+      return this.#awaitHandler().then(() => this.respond(response, whole));
+    }
     const concluded = this.#concluded(end);
     if (concluded !== undefined) return concluded.then((refusal) => this.#end(end, refusal));
     // Nearly always there is nothing to wait for: no steps, and no failure.
@@ -419,14 +426,35 @@ export class Exchange implements HttpOperation {
       await this.#endFailed(failure, undefined);
       return;
     }
+    if (this.#isPremature(this.#declared ?? endAfterError(this.#request.policy, error))) {
+      await this.#awaitHandler();
+    }
     const end = this.#declared ?? endAfterError(this.#request.policy, error);
     if (end.kind === "complete") await this.#attempt.undoOrHold(error);
     await this.#settle(end);
   }
 
+  /** Somebody else has answered for the handler, and nobody knows what it came to. */
+  async overtaken(): Promise<void> {
+    if (this.#declared === undefined) this.unknown(TIMEOUT);
+    await this.broken(TIMEOUT);
+  }
+
   /** The response broke half-way: nobody has its end, and it is no result. */
   async broken(reason: string): Promise<void> {
     await this.#settle(this.#declared ?? { kind: "hold", reason });
+  }
+
+  /** Whether the key could run again while its handler is still at work: somebody else gave it up. */
+  #isPremature({ kind }: AttemptEnd | Leave): boolean {
+    return kind === "release" && this.isHandling && this.#declared === undefined;
+  }
+
+  /** A handler that has answered by itself has ended with this turn. Nobody knows what another one does yet. */
+  async #awaitHandler(): Promise<void> {
+    await turnEnd();
+    if (this.isHandling) this.unknown(TIMEOUT);
+    this.isHandling = false;
   }
 
   #settle(end: AttemptEnd | Leave): Promise<Settlement> {
@@ -467,6 +495,9 @@ type Leave = { kind: "leave"; reason: string };
 export type Answer = { headers: HttpResponse["headers"] } | { replacement: HttpResponse };
 
 const EMPTY = new Uint8Array(0);
+
+/** Why an operation is held that somebody gave up while its handler was at work. */
+const TIMEOUT = "handler-timeout";
 
 function nothing(): undefined {}
 

@@ -31,6 +31,10 @@ type HeadersArgument = OutgoingHttpHeaders | OutgoingHttpHeader[];
 export interface ResponseTaker {
   /** Nothing leaves before the end, and what was made can be made again. */
   readonly isBuffered: boolean;
+  /** The handler is at work, where it is known when it ends. */
+  isHandling: boolean;
+  /** It is the handler that answers, and not a time limit outside: it streams, or waits until it has answered. */
+  isByHandler: boolean;
   /** How long a handler may go on when the client is gone. */
   readonly leaseMs: number;
   /** Bodies are collected up to here. */
@@ -285,6 +289,7 @@ class Capture implements CapturedResponse {
 
   emit(event: Parameters<ServerResponse["emit"]>): boolean {
     if (event[0] === "close" && !this.#over && this.#closed()) return true;
+    if (event[0] === "pipe") this.#exchange.isByHandler = true;
     // Over HTTP/2, Node says so of a response whose client has left, and pipelines would believe it.
     if (event[0] === "finish" && !this.#over) return true;
     return this.#original.emit.apply(this.#response, event);
@@ -292,6 +297,7 @@ class Capture implements CapturedResponse {
 
   #startStreaming(): void {
     if (this.#streaming) return;
+    this.#exchange.isByHandler = true;
     const response = this.#response;
     const status = checkedStatus(response.statusCode);
     assertSendableReason(response);
@@ -349,6 +355,7 @@ class Capture implements CapturedResponse {
     checkedStatus(this.#response.statusCode);
     assertSendableReason(this.#response);
     this.#ended = true;
+    if (callback) this.#exchange.isByHandler = true;
     if (isWholeText) this.#collectText(chunk);
     else if (bytes) this.#collect(bytes);
     // Text leaves as text: Node sends it in one piece with the head. Bytes may not be the handler's.
@@ -405,6 +412,8 @@ class Capture implements CapturedResponse {
       const reason = reasonOf(response);
       const headers = this.#streaming ? this.#headersStreamed : headersOf(response);
       const made = { status, headers, body };
+      // The mark of `connect-timeout`: it answers with an error, and the handler knows nothing of that.
+      if ((response.req as { timedout?: boolean }).timedout) this.#exchange.isHandling = true;
       const loss = this.#endWithoutResult(status);
       const isLost = loss !== undefined;
       if (isLost) await loss;

@@ -101,6 +101,8 @@ class BufferedTaker implements ResponseTaker {
   readonly leaseMs: number;
   readonly resultBytesMax = Number.POSITIVE_INFINITY;
   readonly failure = undefined;
+  isHandling = false;
+  isByHandler = false;
   onFailed: (() => void) | undefined;
   readonly #response: ServerResponse;
   /** As it was before the handler. */

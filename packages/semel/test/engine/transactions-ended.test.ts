@@ -93,6 +93,20 @@ describe.each([pgBackend, postgresJsBackend])("$name", (backend) => {
     expect(await stage.skus()).toEqual(end.startsWith("COMMIT") ? ["lamp"] : []);
   });
 
+  test("a step that was a transaction is not saved", async () => {
+    for (const end of ["ROLLBACK", "ROLLBACK AND CHAIN"]) {
+      const ended = idempotency.run({ key: end }, ({ step }) =>
+        step.transaction("order", async (transaction) => {
+          await client.insert(transaction, "lamp");
+          await send(transaction, end);
+        }),
+      );
+      expect(await failure(ended)).toMatchObject(UNUSABLE);
+      expect((await idempotency.get({ key: end }))?.steps).toEqual([]);
+    }
+    expect(await stage.skus()).toEqual([]);
+  });
+
   test("without the store's functions, too", async () => {
     const names = await stage.admin(
       `SELECT oid::regprocedure::text AS name FROM pg_proc

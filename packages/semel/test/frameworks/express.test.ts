@@ -15,6 +15,7 @@ import {
   send,
 } from "../../src/testing/framework-suite/index.ts";
 import { expressHarness } from "./express-harness.ts";
+import { closedGate } from "./gate.ts";
 import { listen } from "./node-server.ts";
 
 const MAJORS = { "Express 5": express5, "Express 4": express4 };
@@ -106,6 +107,53 @@ for (const [name, express] of Object.entries(MAJORS)) {
       await expect(post("/a")).rejects.toThrow();
       expect(JSON.parse((await post("/a")).body.toString()).code).toBe("outcome-unknown");
     });
+
+    test("a key of one route is no key of another, whatever each counts of a body", async () => {
+      let runs = 0;
+      const options = [{}, { fingerprint: "json" }, { fingerprint: { exclude: ["/at"] } }] as const;
+      const post = await serving((app) => {
+        const idempotency = new Idempotency({ store: memoryStore() });
+        for (const [index, option] of options.entries()) {
+          const guard = idempotent<express5.Request>(idempotency, { scope: "shared", ...option });
+          app.post(`/${index}`, guard, (_, response) => response.json(++runs));
+        }
+      });
+      expect((await post("/0")).status).toBe(200);
+      for (const path of ["/1", "/2"]) expect((await post(path)).status).toBe(422);
+      expect(field(await post("/0"), "idempotency-status")).toBe("replayed");
+      expect(runs).toBe(1);
+    });
+
+    for (const place of ["outside", "inside"]) {
+      test(`SM-24: \`connect-timeout\` ${place} does not release what is at work yet`, async () => {
+        let runs = 0;
+        const gate = closedGate();
+        // As `connect-timeout` does it.
+        const limit: express5.Handler = (request, _response, next) => {
+          setTimeout(() => {
+            Object.assign(request, { timedout: true });
+            next(Object.assign(new Error("Response timeout"), { status: 503 }));
+          }, 20);
+          next();
+        };
+        const post = await serving((app) => {
+          const guard = idempotent<express5.Request>(new Idempotency({ store: memoryStore() }), {
+            scope: "shared",
+          });
+          const guards = place === "outside" ? [limit, guard] : [guard, limit];
+          app.post("/a", ...guards, async (request, response) => {
+            runs++;
+            await gate.opened;
+            if (!("timedout" in request)) response.json("charged");
+          });
+        });
+        const first = await post("/a");
+        expect([first.status, field(first, "idempotency-status")]).toEqual([503, "unknown"]);
+        gate.open();
+        expect(JSON.parse((await post("/a")).body.toString()).code).toBe("outcome-unknown");
+        expect(runs).toBe(1);
+      });
+    }
 
     test("several handlers of one route run once in all", async () => {
       const seen: string[] = [];

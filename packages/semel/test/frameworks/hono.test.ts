@@ -10,6 +10,7 @@ import { compress } from "hono/compress";
 import { setCookie } from "hono/cookie";
 import { cors } from "hono/cors";
 import { HTTPException } from "hono/http-exception";
+import { timeout } from "hono/timeout";
 import { validator } from "hono/validator";
 import { afterEach, describe, expect, test } from "vitest";
 import { Idempotency, type IdempotencyOptions } from "../../src/engine/idempotency.ts";
@@ -26,6 +27,7 @@ import {
   reasonToSkip,
   type Served,
 } from "../../src/testing/framework-suite/index.ts";
+import { closedGate } from "./gate.ts";
 import { honoHarness } from "./hono-harness.ts";
 import { listen } from "./node-server.ts";
 
@@ -358,6 +360,32 @@ describe("semel/hono on Node", () => {
       });
     expect(status(await post("/one/things"))).toBe("executed");
     expect(status(await post("/two/things"))).toBe("mismatch");
+    await served.close();
+  });
+
+  test("SM-24: `timeout` outside does not release what is at work yet", async () => {
+    let runs = 0;
+    const gate = closedGate();
+    const idempotency = new Idempotency({ store: memoryStore() });
+    const app = new Hono().use(timeout(20)).use(idempotent(idempotency, { scope: "shared" }));
+    app.post("/", async (c) => {
+      runs++;
+      await gate.opened;
+      return c.text("charged");
+    });
+    const served = await listen(getRequestListener(app.fetch));
+    const post = () =>
+      fetch(`http://127.0.0.1:${served.port}`, {
+        method: "POST",
+        headers: { connection: "close", "idempotency-key": "k" },
+      });
+    expect((await post()).status).toBe(504);
+    expect(await (await post()).json()).toMatchObject({ code: "operation-in-progress" });
+    gate.open();
+    await new Promise(setImmediate);
+    expect(await (await post()).json()).toMatchObject({ code: "outcome-unknown" });
+    expect(runs).toBe(1);
+    expect((await idempotency.get({ key: "k" }))?.reason).toBe("handler-timeout");
     await served.close();
   });
 

@@ -1,6 +1,7 @@
 // `semel/koa` against the conformance suite of frameworks, with both majors that it serves.
 
 import { Readable } from "node:stream";
+import { setTimeout } from "node:timers/promises";
 import koa3, { type Context, type Middleware } from "koa";
 import koa2 from "koa2";
 import { afterEach, describe, expect, expectTypeOf, test } from "vitest";
@@ -18,6 +19,7 @@ import {
   type Served,
   send,
 } from "../../src/testing/framework-suite/index.ts";
+import { closedGate } from "./gate.ts";
 import { koaHarness } from "./koa-harness.ts";
 import { listen } from "./node-server.ts";
 
@@ -121,6 +123,39 @@ for (const [name, Koa] of Object.entries(MAJORS)) {
         expect(runs).toBe(run);
       }
     });
+
+    const LIMITS: Record<string, Middleware> = {
+      "that throws": (context, next) =>
+        Promise.race([next(), setTimeout(20).then(() => context.throw(503))]),
+      "that answers": async (context, next) => {
+        const late = await Promise.race([next(), setTimeout(20, true)]);
+        if (late) context.status = 503;
+      },
+    };
+
+    for (const [how, limit] of Object.entries(LIMITS)) {
+      test(`SM-24: a time limit outside ${how} does not release what is at work yet`, async () => {
+        let runs = 0;
+        const gate = closedGate();
+        const app = new Koa().use(limit);
+        app.silent = true;
+        const idempotency = new Idempotency({ store: memoryStore() });
+        app.use(idempotent<Context>(idempotency, { scope: "shared" })).use(async (context) => {
+          runs++;
+          await gate.opened;
+          context.body = "charged";
+        });
+        served = await listen(app.callback());
+        const post = () => send(served!.port, { path: "/", headers: { "idempotency-key": "k" } });
+        const first = await post();
+        expect([first.status, field(first, "idempotency-status")]).toEqual([503, "unknown"]);
+        expect(await codeOf(post())).toBe("outcome-unknown");
+        gate.open();
+        expect(await codeOf(post())).toBe("outcome-unknown");
+        expect(runs).toBe(1);
+        expect((await idempotency.get({ key: "k" }))?.reason).toBe("handler-timeout");
+      });
+    }
 
     test("middleware outside that ends a broken stream politely does not make it a result", async () => {
       const polite: Middleware = (context, next) =>

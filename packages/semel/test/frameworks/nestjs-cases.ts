@@ -36,7 +36,7 @@ import {
   VersioningType,
 } from "@nestjs/common";
 import { APP_INTERCEPTOR } from "@nestjs/core";
-import { concat, defer, type Observable, of, retry, Subject, tap, throwError } from "rxjs";
+import { concat, defer, type Observable, of, retry, Subject, tap, throwError, timeout } from "rxjs";
 import { afterEach, describe, expect, test } from "vitest";
 import { Idempotency } from "../../src/engine/idempotency.ts";
 import { NotApplied } from "../../src/errors.ts";
@@ -62,6 +62,7 @@ import {
   type Served,
   send,
 } from "../../src/testing/framework-suite/index.ts";
+import { closedGate } from "./gate.ts";
 import {
   controller,
   type NestResponse,
@@ -331,6 +332,39 @@ export function nestCases(platform: Platform): void {
       expect([status(first), json(first)]).toEqual(["executed", { run: 3 }]);
       expect(status(await post("/pay"))).toBe("replayed");
       expect(run.runs).toBe(3);
+    });
+  });
+
+  describe("a time limit outside", () => {
+    class Limit implements NestInterceptor {
+      intercept(_: ExecutionContext, next: CallHandler) {
+        const answer = () => throwError(() => new ServiceUnavailableException());
+        return next.handle().pipe(timeout({ first: 20, with: answer }));
+      }
+    }
+
+    test("SM-24: does not release what is at work yet", async () => {
+      const gate = closedGate();
+      const run = counting(() => gate.opened);
+      // Decorators that stand above are applied later, and are further out.
+      const Class = posting({ pay: [run] }, [Idempotent(), UseInterceptors(Limit)]);
+      const { post } = await serving({ controllers: [Class] });
+      const first = await post("/pay");
+      expect([first.status, status(first)]).toEqual([503, "unknown"]);
+      gate.open();
+      expect(json(await post("/pay"))["code"]).toBe("outcome-unknown");
+      expect(run.runs).toBe(1);
+    });
+
+    test("does not keep a handler that fails in time from being released", async () => {
+      const run = counting(() => {
+        throw new ServiceUnavailableException();
+      });
+      const Class = posting({ pay: [run] }, [Idempotent(), UseInterceptors(Limit)]);
+      const { post } = await serving({ controllers: [Class] });
+      expect(status(await post("/pay"))).toBe("released");
+      expect(status(await post("/pay"))).toBe("released");
+      expect(run.runs).toBe(2);
     });
   });
 

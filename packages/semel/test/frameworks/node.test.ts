@@ -3,15 +3,24 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { describe, test } from "vitest";
+import { Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import { describe, expect, test } from "vitest";
+import { Idempotency } from "../../src/engine/idempotency.ts";
+import { idempotent, type NodeHandler } from "../../src/frameworks/node.ts";
+import { memoryStore } from "../../src/stores/memory.ts";
 import { sqliteStore } from "../../src/stores/sqlite.ts";
 import {
   type FrameworkHarness,
+  field,
   frameworkCases,
   reasonToSkip,
+  send,
 } from "../../src/testing/framework-suite/index.ts";
 import { sqliteDrivers } from "../sqlite-drivers.ts";
+import { closedGate } from "./gate.ts";
 import { nodeHarness } from "./node-harness.ts";
+import { listen } from "./node-server.ts";
 
 describe("semel/node", () => {
   for (const frameworkCase of frameworkCases) {
@@ -47,3 +56,45 @@ for (const driver of sqliteDrivers) {
     }
   });
 }
+
+describe("SM-24: an answer of 503 while the handler is at work", () => {
+  /** How the key ends of a handler that is given 20 ms. */
+  async function statusAfter(handler: NodeHandler): Promise<string | undefined> {
+    const idempotency = new Idempotency({ store: memoryStore() });
+    const guarded = idempotent(idempotency, { scope: "shared" }, handler);
+    const served = await listen((request, response) => {
+      const limit = setTimeout(() => response.writeHead(503).end("too late"), 20);
+      response.on("close", () => clearTimeout(limit));
+      void guarded(request, response);
+    });
+    const reply = await send(served.port, { path: "/", headers: { "idempotency-key": "k" } });
+    expect(reply.status).toBe(503);
+    await served.close();
+    return field(reply, "idempotency-status");
+  }
+
+  test("by somebody outside holds the key", async () => {
+    const gate = closedGate();
+    expect(await statusAfter(() => gate.opened)).toBe("unknown");
+    gate.open();
+  });
+
+  /** How a handler answers by itself, and when it has ended. */
+  const OWN: Record<string, NodeHandler> = {
+    "and returns": async (_, response) => {
+      response.writeHead(503).end("down");
+      await Promise.resolve();
+    },
+    "and waits until it has left": (_, response) =>
+      new Promise<void>((resolve) => {
+        response.writeHead(503).end("down", resolve);
+      }),
+    "by a pipeline": (_, response) => pipeline(Readable.from(["down"]), response.writeHead(503)),
+    "by an empty pipeline": (_, response) => pipeline(Readable.from([]), response.writeHead(503)),
+  };
+  for (const [how, handler] of Object.entries(OWN)) {
+    test(`by the handler itself, ${how}, releases it`, async () => {
+      expect(await statusAfter(handler)).toBe("released");
+    });
+  }
+});

@@ -4,6 +4,7 @@
 
 import type { RecordState } from "../../store.ts";
 import { CRASH_POLICY_CODES, RECORD_FORMAT, STATE_CODES } from "../sql-record.ts";
+import { isNotMarked } from "./client.ts";
 import { completeMany, reopen } from "./complete-many.ts";
 import type { PostgresTables } from "./schema.ts";
 
@@ -221,6 +222,8 @@ export function statementsFor(tables: PostgresTables, notifies: boolean) {
       )${answer}`,
 
     append: append(records, "one"),
+    /** The same, unless the transaction is another one than that with this mark. */
+    appendMarked: append(records, "one", `AND NOT coalesce(${isNotMarked("$8::text")}, false)`),
     appendMany: append(records, "many"),
 
     renew: renew(records, "one"),
@@ -398,14 +401,14 @@ function settle(records: string, form: Form): string {
 }
 
 /** SM-14. As with results, the entries come in one piece. */
-function append(records: string, howMany: HowMany): string {
+function append(records: string, howMany: HowMany, where = ""): string {
   return `WITH ${sharedSession("$7")}
     UPDATE ${records} AS r
     SET journal = coalesce(r.journal, '')
       || substring($6::bytea FROM entry.bytes_start FOR entry.bytes_length)
     FROM session, ${sourceOf("entry", ENTRY, howMany)}
     WHERE r.id = entry.id AND ${WRITABLE} AND ${RUNS}
-      AND r.attempt = entry.attempt AND r.owner = entry.owner
+      AND r.attempt = entry.attempt AND r.owner = entry.owner ${where}
     RETURNING r.id`;
 }
 

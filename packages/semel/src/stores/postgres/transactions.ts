@@ -131,11 +131,17 @@ export function transactionsOf(
     },
 
     async append(executor, entry) {
-      const { rows } = await ask(executor, sql.append, appendParameters([entry], null));
-      return { kind: rows.length > 0 ? "settled" : "stale" };
+      const { mark = null } = executor as Partial<TransactionExecutor>;
+      const parameters = [...appendParameters([entry], null), mark];
+      const { rows } = await ask(executor, sql.appendMarked, parameters);
+      if (rows.length > 0) return { kind: "settled" };
+      if (mark !== null) await assertMarked(executor, mark);
+      return { kind: "stale" };
     },
 
     async settle(executor, ending) {
+      const { mark } = executor as Partial<TransactionExecutor>;
+      if (mark !== undefined) await assertMarked(executor, mark);
       const { rows } = await ask(executor, sql.settle, settleParameters([ending], null));
       return { kind: rows.length > 0 ? "settled" : "stale" };
     },
