@@ -51,7 +51,7 @@ describe("a commit that is still on its way", () => {
         await client.insert(transaction, `run-${runs}`);
         if (runs > 1) return runs;
         const { connection } = transaction as { connection: { stream: { destroy(): void } } };
-        void waiting("advisory", "COMMIT").then(() => connection.stream.destroy());
+        void waiting("advisory", "%COMMIT").then(() => connection.stream.destroy());
         return runs;
       }),
     );
