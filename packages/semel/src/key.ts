@@ -64,6 +64,24 @@ export function scopeOf(named: { scope?: string | undefined }): string {
   return scope;
 }
 
+/** In a request of an inbox, whose scope is its own. */
+export const OWN_SCOPE = Symbol("semel.own-scope");
+
+/** What the scopes of inboxes and of durable operations begin with. */
+const RESERVED = /^(?:inbox|operation)\/\d+:/;
+
+/**
+ * Callers, whose scopes may be names that others choose, must not name the records of messages.
+ *
+ * @throws {ScopeMissing}
+ */
+export function assertNotReserved(scope: string): void {
+  if (!RESERVED.test(scope)) return;
+  throw new ScopeMissing(
+    `The scope "${scope}" is one of Semel's own: those of inboxes and durable operations begin so. Nothing ran; put something before it`,
+  );
+}
+
 /**
  * The record's id: the first 16 bytes of SHA-256 over the length-framed scope and key, in
  * hexadecimal. Framing keeps `("a:b", "c")` and `("a", "b:c")` apart.

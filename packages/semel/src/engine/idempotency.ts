@@ -7,7 +7,7 @@ import { Deadlines } from "../deadlines.ts";
 import { type Duration, durationMs } from "../duration.ts";
 import { Closed } from "../errors.ts";
 import { type FingerprintSelection, fingerprinter } from "../fingerprint.ts";
-import { assertKey, assertScope, scopeOf } from "../key.ts";
+import { assertKey, assertNotReserved, assertScope, OWN_SCOPE, scopeOf } from "../key.ts";
 import { assertKnownOptions, assertMethods } from "../options.ts";
 import { bounded, untilAborted } from "../retry.ts";
 import type {
@@ -413,6 +413,7 @@ export class Idempotency<Transaction = unknown> {
     assertRunRequest(request, where, handler);
     const { key, payload, signal, firstSentAt } = request;
     const scope = scopeOf(request);
+    if (!(OWN_SCOPE in request)) assertNotReserved(scope);
     const policy = policyOf(request, base);
     const fingerprint = fingerprinter(request.fingerprint)(payload);
     return this.request({ key, scope, fingerprint, policy, firstSentAt, signal });

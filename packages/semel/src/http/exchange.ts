@@ -29,7 +29,7 @@ import {
   type SemelError,
   StoreUnusable,
 } from "../errors.ts";
-import { assertKey } from "../key.ts";
+import { assertKey, assertNotReserved } from "../key.ts";
 import type { Body } from "./body-fingerprint.ts";
 import { keyFromHeader } from "./key-header.ts";
 import { type HttpOptions, type HttpPolicy, httpPolicy } from "./options.ts";
@@ -243,7 +243,10 @@ export class HttpLayer<Request> {
 }
 
 function assertedScope(named: string | null | undefined): string {
-  if (named !== undefined && named !== null && named !== "") return named;
+  if (named !== undefined && named !== null && named !== "") {
+    assertNotReserved(named);
+    return named;
+  }
   throw new ScopeMissing("It is not known whose key this is; authenticate first. Nothing ran");
 }
 

@@ -59,6 +59,17 @@ test("MSG-1: the record is compact: nothing of the handler's value is kept", asy
   expect(record!.result!.byteLength).toBeLessThan(8);
 });
 
+test("nobody else can name the record of a message", async () => {
+  const { inbox, idempotency } = setUp();
+  for (const scope of ["inbox/7:billing", "operation/4:ride/acme"]) {
+    await expect(idempotency.run({ scope, key: message.id }, fail)).rejects.toMatchObject({
+      code: "scope-missing",
+      message: expect.stringContaining("Semel's own"),
+    });
+  }
+  expect(await inbox.process(message, () => {})).toBe("processed");
+});
+
 test("MSG-1: two consumers handle a message each", async () => {
   const { inbox, idempotency } = setUp();
   const other = createInbox(idempotency, "shipping");

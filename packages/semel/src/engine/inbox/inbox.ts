@@ -11,6 +11,7 @@ import {
   OperationFailed,
 } from "../../errors.ts";
 import { fingerprinter } from "../../fingerprint.ts";
+import { OWN_SCOPE } from "../../key.ts";
 import { assertInteger, assertKnownOptions, assertMethods, assertOneOf } from "../../options.ts";
 import { backoffMs, untilAborted } from "../../retry.ts";
 import type { SqlExecutor } from "../../store.ts";
@@ -425,6 +426,7 @@ export class Inbox<Transaction = unknown> {
     const request = {
       ...this.#policy,
       scope: this.#scope,
+      [OWN_SCOPE]: true,
       key,
       payload,
       ...(signal && { signal }),
