@@ -150,7 +150,7 @@ export class Steps {
       for (const [name, undo] of [...this.#undoing].toReversed()) {
         if (saved.undone.has(name)) continue;
         undoing = { name, calledAt: this.#host.clock.now() };
-        await this.#attempt.calling(() => undo(this.#contextOf(`undo of ${name}`)), name);
+        await this.#calling(name, () => undo(this.#contextOf(`undo of ${name}`)));
         await this.#saving.add(framedEntry({ kind: "undone", name, attempt }));
         saved.undone.add(name);
         this.#publish(undoing, "undone");
@@ -247,11 +247,17 @@ export class Steps {
     if (options.keyRetention !== undefined) {
       await this.#begin(call.name, durationMs(options.keyRetention, "keyRetention", { minMs: 1 }));
     }
-    const value = await this.#attempt.calling(() => work(this.#contextOf(call.name)), call.name);
+    const value = await this.#calling(call.name, () => work(this.#contextOf(call.name)));
     // Also should the save fail: it has been done.
     this.#made(call, value);
     await this.#saving.add(this.#entryOf(call, value));
     return value;
+  }
+
+  /** Calls a step's work, or its undoing, unless that is another attempt's to do by now. */
+  #calling<Returned>(name: string, work: () => Returned): Returned {
+    if (this.#attempt.isSuperseded) throw new AttemptSuperseded();
+    return this.#attempt.calling(work, name);
   }
 
   /** Notes that a step is about to run; refuses one that may have run too long ago. */
@@ -282,7 +288,7 @@ export class Steps {
         const value = await this.#host.inTransaction<Transaction, Value>(async (tx, executor) => {
           effects = this.#attempt.effects.within(executor, epoch);
           const context = Object.assign(this.#contextOf(call.name), { effect: effects.record });
-          const value = await this.#attempt.calling(() => work(tx, context), call.name);
+          const value = await this.#calling(call.name, () => work(tx, context));
           await effects.conclude();
           const entry = { ...this.#attempt.token, bytes: this.#entryOf(call, value) };
           this.#assertSaved(await transactions.append(executor, entry));
