@@ -192,6 +192,10 @@ export class Attempt implements Operation, Leased {
 
   async #concluded(): Promise<void> {
     await this.#steps?.conclude();
+    await this.#concludeEffects();
+  }
+
+  async #concludeEffects(): Promise<void> {
     await this.#effects?.conclude().catch((error: unknown) => {
       this.holdBecause("effect-unawaited: nobody waited for an effect, and it was not recorded");
       throw error;
@@ -209,7 +213,14 @@ export class Attempt implements Operation, Leased {
     this.#isUndoing = true;
     // Earlier attempts may have saved steps, though this one has called none.
     if (this.attempt > 1) this.#steps ??= new Steps(this.#host, this);
-    return this.#steps?.undo(failure);
+    return this.#steps && this.#undone(this.#steps, failure);
+  }
+
+  async #undone(steps: Steps, failure: unknown): Promise<UndoFailure | undefined> {
+    const failed = await steps.undo(failure);
+    // What they have against it is why it is held.
+    await this.#concludeEffects().catch(() => {});
+    return failed;
   }
 
   /** Whether the operation has failed for good, and what it did is being undone. */

@@ -9,8 +9,8 @@ import { RecordUnreadable } from "../errors.ts";
 /** What stands before an entry's value. */
 export type EntryHead =
   /**
-   * A step that ended, with its value. `place`: how many steps were called before it. `undo`: there is
-   * something to undo.
+   * A step that ended, with its value. `place`: how many steps were called before it. `alone`: none ran
+   * beside it. `undo`: there is something to undo.
    */
   | { kind: "done"; name: string; attempt: number; place: number; alone: boolean; undo?: true }
   /** A step that is about to run; nobody knows whether it did. `ageMs`: of the record, then. */

@@ -5,7 +5,7 @@ import { type Entry, type EntryHead, entriesOf } from "./journal.ts";
 
 export interface Saved {
   done: Map<string, Entry & { head: DoneHead }>;
-  /** Steps by their places, where each was called when no other was under way. */
+  /** Steps by their places, where none ran beside another. */
   places: Map<number, string>;
   begun: Map<string, number>;
   undone: Set<string>;

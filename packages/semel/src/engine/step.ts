@@ -43,8 +43,8 @@ export interface Step {
    * @param work is called unless a result was saved; what it does elsewhere should carry its
    * `idempotencyKey`, because it is called again when an attempt crashed before the result was saved
    * @throws what the work throws, and nothing is saved; {@link StepInvalid} for a name that is used
-   * twice and after the operation's end; {@link StepsDiverged} when another execution took another
-   * path; {@link NotSerializable}, {@link OperationHeld}, {@link AttemptSuperseded}
+   * twice, in another step's work and after the operation's end; {@link StepsDiverged} when another
+   * execution took another path; {@link NotSerializable}, {@link OperationHeld}, {@link AttemptSuperseded}
    */
   <Value>(
     name: string,

@@ -64,7 +64,7 @@ interface Call {
   name: string;
   /** How many others were called before it. */
   place: number;
-  /** Whether no other was under way then. */
+  /** Whether no other was under way at any time of it. */
   alone: boolean;
   /** Whether the operation had failed for good by then: only what is saved may still be called. */
   isLate: boolean;
@@ -80,6 +80,10 @@ export class Steps {
   readonly #attempt: Attempt;
   readonly #calls = new Map<string, Call>();
   readonly #underway = new Underway();
+  /** The last one that was called when no other was under way: the only one that may run alone. */
+  #lone: Call | undefined;
+  /** The step whose work is being called right now. */
+  #inside: string | undefined;
   /** How to undo what has been done, in the order in which the steps ended. */
   readonly #undoing = new Map<string, (context: StepContext) => unknown>();
   #saved: Promise<Saved> | undefined;
@@ -125,8 +129,10 @@ export class Steps {
     }
     if (this.#stop) throw this.#stop;
     if (!this.#saved) return;
-    for (const name of (await this.#saved).done.keys()) {
-      if (!this.#calls.has(name)) throw this.#diverged(`the step "${name}" was not called`);
+    for (const [name, { head }] of (await this.#saved).done) {
+      // One that ran beside others may have been called in the work of one of them.
+      if (!head.alone || this.#calls.has(name)) continue;
+      throw this.#diverged(`the step "${name}" was not called`);
     }
   }
 
@@ -150,7 +156,7 @@ export class Steps {
       for (const [name, undo] of [...this.#undoing].toReversed()) {
         if (saved.undone.has(name)) continue;
         undoing = { name, calledAt: this.#host.clock.now() };
-        await this.#attempt.calling(() => undo(this.#contextOf(`undo of ${name}`)), name);
+        await this.#calling(name, () => undo(this.#contextOf(`undo of ${name}`)));
         await this.#saving.add(framedEntry({ kind: "undone", name, attempt }));
         saved.undone.add(name);
         this.#publish(undoing, "undone");
@@ -201,6 +207,7 @@ export class Steps {
 
   #enter(name: string, undo: Call["undo"]): Call {
     assertName(name);
+    if (this.#inside !== undefined) throw calledInside(name, this.#inside);
     const isLate = this.#underway.isOver;
     if (isLate && !this.#attempt.isUndoing) throw calledLate(name);
     const earlier = this.#calls.get(name);
@@ -214,6 +221,8 @@ export class Steps {
     const calledAt = isObserved() ? this.#host.clock.now() : 0;
     const call: Call = { name, place, alone, isLate, state: "running", calledAt, undo };
     this.#calls.set(name, call);
+    if (alone) this.#lone = call;
+    else if (this.#lone) this.#lone.alone = false;
     return call;
   }
 
@@ -247,11 +256,22 @@ export class Steps {
     if (options.keyRetention !== undefined) {
       await this.#begin(call.name, durationMs(options.keyRetention, "keyRetention", { minMs: 1 }));
     }
-    const value = await this.#attempt.calling(() => work(this.#contextOf(call.name)), call.name);
+    const value = await this.#calling(call.name, () => work(this.#contextOf(call.name)));
     // Also should the save fail: it has been done.
     this.#made(call, value);
     await this.#saving.add(this.#entryOf(call, value));
     return value;
+  }
+
+  /** Calls a step's work, or its undoing, unless that is another attempt's to do by now. */
+  #calling<Returned>(name: string, work: () => Returned): Returned {
+    if (this.#attempt.isSuperseded) throw new AttemptSuperseded();
+    this.#inside = name;
+    try {
+      return this.#attempt.calling(work, name);
+    } finally {
+      this.#inside = undefined;
+    }
   }
 
   /** Notes that a step is about to run; refuses one that may have run too long ago. */
@@ -285,7 +305,7 @@ export class Steps {
           const context = Object.assign(this.#contextOf(call.name), { effect: own.record });
           let value: Value;
           try {
-            value = await this.#attempt.calling(() => work(tx, context), call.name);
+            value = await this.#calling(call.name, () => work(tx, context));
           } catch (error) {
             // What is under way would be written outside of the transaction once that is rolled back.
             await own.conclude().catch(() => {});
@@ -454,6 +474,13 @@ type TransactionStepWork<Transaction, Value> = (
   transaction: Transaction,
   context: TransactionStepContext,
 ) => Value | Promise<Value>;
+
+/** Told where it costs nothing: up to the first `await` of the work. */
+function calledInside(name: string, outer: string): StepInvalid {
+  return new StepInvalid(
+    `Step "${name}" was called in the work of step "${outer}", which no later attempt calls once its result is saved; call it before or after "${outer}"`,
+  );
+}
 
 function calledLate(name: string): StepInvalid {
   return new StepInvalid(`Step "${name}" was called after the operation's end`);

@@ -4,6 +4,7 @@
 import { afterEach, describe, expect, test } from "vitest";
 import type { Operation } from "../../src/engine/attempt.ts";
 import type { Effect } from "../../src/engine/effects/relay.ts";
+import { OperationFailed } from "../../src/errors.ts";
 import { failure, turns } from "./fixture.ts";
 import { type Machines, machines, never } from "./queue-fixture.ts";
 
@@ -166,6 +167,84 @@ describe("an effect", () => {
     expect(JSON.stringify(stored)).not.toMatch(/acme|order/);
     expect(Buffer.from(stored!.payload).toString("latin1")).not.toMatch(/acme|order/);
     expect(await delivered()).toMatchObject([{ ...named, payload: "to: acme" }]);
+  });
+});
+
+describe("an effect of an undo", () => {
+  /** A booking that fails for good, whose first undoing fails, by the attempt. */
+  function booking(ends: (attempt: number) => unknown) {
+    on = machines();
+    const { idempotency } = on.start();
+    let blips = 1;
+    const book = idempotency.operation("book", {
+      retry: { attemptsMax: 3, base: 1, cap: 1 },
+      handler: async (_input, { step, effect, attempt }) => {
+        const released = () => effect("mail", "seat released");
+        await step("seat", () => 1, { undo: released });
+        const undo = () => {
+          if (blips-- > 0) throw new Error("blip");
+        };
+        await step("hotel", () => 1, { undo });
+        return ends(attempt);
+      },
+    });
+    idempotency.worker({ operations: [book] });
+    return book;
+  }
+  const declined = () => {
+    throw new OperationFailed(new Error("declined"));
+  };
+
+  test.each([
+    ["also where an earlier attempt has failed for good", declined],
+    ["also where the handler itself got through", (n: number) => (n === 1 ? declined() : "booked")],
+  ])("EN-6, EN-8: is recorded, %s", async (_where, ends) => {
+    const book = booking(ends);
+    await book.start({ ...named, input: 1 });
+    await on.until(async () => (await book.status(named)).state === "failed");
+    expect(await book.status(named)).toMatchObject({ attempt: 2, error: "declined" });
+    expect((await delivered()).map(({ payload }) => payload)).toEqual(["seat released"]);
+  });
+
+  test("EN-8: that the handler records is refused once the operation has failed for good", async () => {
+    let refusal: unknown;
+    on = machines();
+    const { idempotency } = on.start();
+    let blips = 1;
+    const book = idempotency.operation("book", {
+      retry: { attemptsMax: 3, base: 1, cap: 1 },
+      handler: async (_input, { step, effect, attempt }) => {
+        const undo = () => {
+          if (blips-- > 0) throw new Error("blip");
+        };
+        await step("hotel", () => 1, { undo });
+        if (attempt === 1) declined();
+        refusal = await failure(effect("mail", "booked"));
+      },
+    });
+    idempotency.worker({ operations: [book] });
+    await book.start({ ...named, input: 1 });
+    await on.until(async () => (await book.status(named)).state === "failed");
+    expect(refusal).toMatchObject({ code: "operation-failed" });
+    expect(await delivered()).toEqual([]);
+  });
+
+  test("EN-8: that nobody waited for, and that fails, holds the operation", async () => {
+    on = machines({ completionRetry: "1s" });
+    const { idempotency, plan } = on.start();
+    plan.push({ method: "queue.add", effect: "fail-before" });
+    const run = failure(
+      idempotency.run({ ...request, onError: "store" }, async ({ step, effect }) => {
+        await step("seat", () => 1, { undo: () => void effect("mail", "seat released") });
+        throw new Error("declined");
+      }),
+    );
+    for (let n = 0; n < 20; n++) await on.clock.advance(100);
+    await run;
+    expect(await idempotency.get(named)).toMatchObject({
+      state: "held",
+      reason: expect.stringMatching(/^effect-unawaited/),
+    });
   });
 });
 

@@ -6,7 +6,7 @@ import type { Operation } from "../../src/engine/attempt.ts";
 import { Idempotency } from "../../src/engine/idempotency.ts";
 import { NotApplied, OperationFailed } from "../../src/errors.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
-import { deferred, failure, fixture, turns } from "./fixture.ts";
+import { deferred, type Fixture, failure, fixture, turns } from "./fixture.ts";
 import { type Machines, machines } from "./queue-fixture.ts";
 
 const named = { key: "ride-7", scope: "acme" } as const;
@@ -293,6 +293,72 @@ describe("a durable operation", () => {
     await ride.start({ ...named, input: 1 });
     await on.until(async () => (await ride.status(named)).state === "failed");
     expect(log).toEqual(["charge", "charge", "charge", "refund"]);
+  });
+});
+
+describe("an attempt that knows that another one took over", () => {
+  /** One whose renewals are lost until another one runs, and that goes on when it hears of it. */
+  async function superseded(
+    goesOn: (operation: Operation, heard: Promise<void>) => unknown,
+    { idempotency, another, plan, clock }: Fixture = fixture(),
+  ) {
+    plan.push({ method: "renew", effect: "fail-before" });
+    const heard = deferred();
+    const end = deferred<unknown>();
+    const told = idempotency.run({ ...request, lease: "1s" }, async (operation) => {
+      operation.signal.addEventListener("abort", () => heard.resolve());
+      return goesOn(operation, heard.promise);
+    });
+    await turns();
+    for (let n = 0; n < 15; n++) await clock.advance(100);
+    const successor = another().run(request, () => end.promise);
+    await turns();
+    plan.length = 0;
+    for (let n = 0; n < 10; n++) await clock.advance(100);
+    await heard.promise;
+    await turns();
+    end.resolve("the successor's");
+    await successor;
+    // Where the first one looks for what stands instead.
+    for (let n = 0; n < 10; n++) await clock.advance(100);
+    expect(await told).toMatchObject({ value: "the successor's", replayed: true });
+  }
+
+  test("SM-17: begins no step", async () => {
+    const { does, log } = world();
+    let refusal: unknown;
+    await superseded(async (operation, heard) => {
+      await does(operation, "reserve");
+      await heard;
+      refusal = await failure(does(operation, "charge"));
+    });
+    expect(refusal).toMatchObject({ code: "attempt-superseded" });
+    expect(log).toEqual(["reserve"]);
+  });
+
+  test("SM-17: undoes nothing", async () => {
+    const on = fixture();
+    let undone = 0;
+    const reserve = ({ step }: Operation) =>
+      step("reserve", () => 1, {
+        undo: () => {
+          if (++undone === 1) throw new Error("undo blip");
+        },
+      });
+    const failed = on.idempotency.run(request, async (operation) => {
+      await reserve(operation);
+      throw new Error("for good");
+    });
+    await failure(failed);
+    await on.idempotency.resolve(named, { outcome: "not-applied" });
+    let isReplayed = false;
+    await superseded(async (operation, heard) => {
+      await reserve(operation);
+      isReplayed = true;
+      await heard;
+      throw new Error("for good");
+    }, on);
+    expect([isReplayed, undone]).toEqual([true, 1]);
   });
 });
 

@@ -71,7 +71,9 @@ export class Effects {
   readonly #places = new Map<string, number>();
   /** Labels that may not be used again. */
   readonly #taken = new Set<string>();
-  readonly #underway = new Underway();
+  readonly #ofHandler = new Underway();
+  /** Those that are recorded while the operation's steps are undone, when its handler is over. */
+  readonly #ofUndoing = new Underway();
   /** By when they are due. */
   readonly #adding = new Map<number, Gathering<QueueItem>>();
 
@@ -84,8 +86,8 @@ export class Effects {
   readonly record: RecordEffect = (name, payload, options) =>
     this.#track(this.#underway, name, options, async (call) => {
       const id = this.#idOf(call, String(await this.#attempt.createdAt()));
-      const { failure } = this.#attempt;
-      if (failure) throw new OperationFailed(failure);
+      const { failure, isUndoing } = this.#attempt;
+      if (failure && !isUndoing) throw new OperationFailed(failure);
       await this.#add(this.#item(id, name, call, payload), call.dueInMs);
       this.#host.nudges.ring("effect", call.dueInMs);
       return id;
@@ -119,13 +121,18 @@ export class Effects {
   }
 
   /** Waits for those that nobody waited for; none may be recorded from here on. */
-  finish(): Promise<void> {
-    return this.#underway.finish();
+  async finish(): Promise<void> {
+    await this.#ofHandler.finish();
+    await this.#ofUndoing.finish();
   }
 
-  /** {@link finish}. @throws what one failed with that nobody had waited for */
+  /** The handler, or the undoing, is over. @throws what one failed with that nobody had waited for */
   conclude(): Promise<void> {
     return concluded(this.#underway);
+  }
+
+  get #underway(): Underway {
+    return this.#attempt.isUndoing ? this.#ofUndoing : this.#ofHandler;
   }
 
   #track(
