@@ -10,6 +10,9 @@ interface Wait extends Link<Wait> {
   late(): Error;
 }
 
+/** How late a timer is in a process that has not stood still. */
+const LATE_MS_MAX = 5;
+
 export class Deadlines {
   readonly #clock: Clock;
   readonly #ms: number;
@@ -17,6 +20,8 @@ export class Deadlines {
   readonly #waits = new Chain<Wait>();
   /** A timer runs; it outlives the waits, because it is cheaper to let it find none. */
   #isTimed = false;
+  /** When it is to fire. */
+  #dueAt = 0;
 
   /** @param ms how long anybody waits */
   constructor(clock: Clock, ms: number) {
@@ -34,7 +39,7 @@ export class Deadlines {
       const endsAt = now + this.#ms;
       const wait: Wait = { endsAt, reject, late, before: undefined, after: undefined };
       this.#waits.add(wait);
-      if (!this.#isTimed) this.#schedule(this.#ms);
+      if (!this.#isTimed) this.#schedule(this.#ms, endsAt);
       work.then(
         (value) => {
           this.#waits.delete(wait);
@@ -48,9 +53,20 @@ export class Deadlines {
     });
   }
 
-  #schedule(ms: number): void {
+  #schedule(ms: number, dueAt: number): void {
     this.#isTimed = true;
-    this.#clock.schedule(ms, () => this.#end());
+    this.#dueAt = dueAt;
+    this.#clock.schedule(ms, () => this.#ring());
+  }
+
+  /**
+   * In a process that stood still, timers come before what arrived meanwhile: answers that were in
+   * time lie in their sockets, and are looked at first.
+   */
+  #ring(): void {
+    const isLate = this.#clock.now() - this.#dueAt > LATE_MS_MAX;
+    if (isLate) setImmediate(() => this.#end());
+    else this.#end();
   }
 
   #end(): void {
@@ -59,7 +75,7 @@ export class Deadlines {
     for (let wait = this.#waits.first; wait !== undefined; wait = this.#waits.first) {
       if (wait.endsAt > now) {
         // Those that follow end later still. Timers may fire a little early.
-        this.#schedule(Math.max(1, wait.endsAt - now));
+        this.#schedule(Math.max(1, wait.endsAt - now), wait.endsAt);
         break;
       }
       this.#waits.delete(wait);

@@ -216,7 +216,7 @@ export type QueueState = "waiting" | "done" | "dead";
 /** An item with what became of it. Times are milliseconds since the Unix epoch by the store's clock. */
 export interface StoredItem extends QueueItem {
   state: QueueState;
-  /** How often it was claimed. */
+  /** How often it was claimed, but for claims that were handed on. */
   started: number;
   /** How often somebody said how that ended; what is missing to `started` has crashed, or runs. */
   finished: number;
@@ -254,7 +254,10 @@ export interface ItemClaim {
 export type ItemEnding = ItemToken &
   (
     | { kind: "done"; retentionMs: number }
-    /** Without an error it has not failed, but is handed on; that of an earlier failure stays. */
+    /**
+     * Without an error it has not failed, but is handed on: the claim counts as none, and the error of
+     * an earlier failure stays.
+     */
     | { kind: "retry"; dueInMs: number; error: string | null }
     | { kind: "dead"; error: string; retentionMs: number | null }
   );
@@ -312,8 +315,9 @@ export interface StoreQueue {
    */
   renew(tokens: readonly ItemToken[], leaseMs: number): Promise<RenewAnswer[]>;
   /**
-   * Writes how claims ended; adds one to `finished`, and ends the claim. Up to 1,000, one answer each;
-   * of several endings of one claim the first counts. What is sent again is `stale`.
+   * Writes how claims ended; adds one to `finished`, or takes one from `started` where an item is handed
+   * on, and ends the claim. Up to 1,000, one answer each; of several endings of one claim the first
+   * counts. What is sent again is `stale`.
    */
   finish(endings: readonly ItemEnding[]): Promise<SettleAnswer[]>;
   read(id: string): Promise<StoredItem | undefined>;

@@ -1,6 +1,10 @@
 // Many waits of one length, bounded by one timer, under a clock that stands still.
 
+import { once } from "node:events";
+import { connect } from "node:net";
+import { Worker } from "node:worker_threads";
 import { describe, expect, test } from "vitest";
+import { systemClock } from "../src/clock.ts";
 import { Deadlines } from "../src/deadlines.ts";
 import { manualClock } from "../src/testing/manual-clock.ts";
 import { deferred, failure, isSettled, turns } from "./engine/fixture.ts";
@@ -58,4 +62,32 @@ describe("deadlines", () => {
     work.reject(new Error("much later"));
     await turns();
   });
+
+  test("that passed while the process stood still leave to their answers what has arrived by then", async () => {
+    const server = new Worker(ECHO, { eval: true });
+    try {
+      const [port] = await once(server, "message");
+      const socket = connect(port);
+      await once(socket, "connect");
+      const deadlines = new Deadlines(systemClock, 100);
+      const answered = deadlines.within(once(socket, "data"), () => late);
+      const unanswered = failure(deadlines.within(new Promise(() => {}), () => late));
+      socket.write("ping");
+      // Timers and sockets have to wait, and the server has not.
+      const until = performance.now() + 300;
+      while (performance.now() < until);
+      expect(String(await answered)).toBe("ping");
+      expect(await unanswered).toBe(late);
+      socket.destroy();
+    } finally {
+      await server.terminate();
+    }
+  });
 });
+
+/** A server that another thread runs. */
+const ECHO = `
+const { parentPort } = require("node:worker_threads");
+const server = require("node:net").createServer((socket) => socket.pipe(socket));
+server.listen(0, "127.0.0.1", () => parentPort.postMessage(server.address().port));
+`;

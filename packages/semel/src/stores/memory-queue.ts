@@ -25,6 +25,7 @@ import {
   assertId,
   assertItemQuery,
   assertRenewal,
+  isHandOn,
 } from "./queue-checks.ts";
 
 /** What the queue asks of the store that it belongs to. */
@@ -100,7 +101,8 @@ export class MemoryQueue implements StoreQueue {
     return endings.map((ending) => {
       const item = this.#claimedBy(ending);
       if (item === undefined) return { kind: "stale" };
-      item.finished++;
+      if (isHandOn(ending)) item.started--;
+      else item.finished++;
       if (ending.kind !== "done" && ending.error !== null) {
         this.#items.fail(item, writableError(ending.error));
       }

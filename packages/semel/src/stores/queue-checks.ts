@@ -156,3 +156,8 @@ function assertText(text: unknown, option: string): asserts text is string {
     `\`${option}\` must be well-formed Unicode without NUL characters, got ${shown(text)}`,
   );
 }
+
+/** Whether an item is handed on: its claim counts as none then. */
+export function isHandOn(ending: ItemEnding): boolean {
+  return ending.kind === "retry" && ending.error === null;
+}

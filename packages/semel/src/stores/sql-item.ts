@@ -11,6 +11,7 @@ import type {
   QueueStats,
   StoredItem,
 } from "../store.ts";
+import { isHandOn } from "./queue-checks.ts";
 import { bytes, integer, type SqlInteger } from "./sql-record.ts";
 
 export const KIND_CODES = { task: 0, effect: 1 } as const satisfies Record<QueueKind, number>;
@@ -108,12 +109,20 @@ export function queueStats(rows: readonly ItemCountRow[]): QueueStats {
   return stats;
 }
 
-/** What an ending writes: its state, the time to the next attempt or to the end of its life, why. */
+/**
+ * What an ending writes: its state, the time to the next attempt or to the end of its life, why; and
+ * whether it is one at all, as what is handed on counts as not claimed.
+ */
 export function writtenBy(ending: ItemEnding): {
   state: number;
   afterMs: number | null;
   error: string | null;
+  counts: boolean;
 } {
+  return { ...outcomeOf(ending), counts: !isHandOn(ending) };
+}
+
+function outcomeOf(ending: ItemEnding): Omit<ReturnType<typeof writtenBy>, "counts"> {
   switch (ending.kind) {
     case "done":
       return { state: ITEM_STATE_CODES.done, afterMs: ending.retentionMs, error: null };

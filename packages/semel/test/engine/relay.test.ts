@@ -461,6 +461,52 @@ describe("failures", () => {
     ]);
   });
 
+  test("EN-8: what is handed on, to be delivered by itself, has all of its tries left", async () => {
+    on = machines();
+    await record("a", [["slow"]]);
+    await record("b", [["mail"]]);
+    // Two relays that died with both.
+    for (const digit of ["1", "2"]) {
+      const owner = digit.repeat(32);
+      const names = ["slow", "mail"];
+      await on.records.queue!.claim({ kind: "effect", names, limit: 2, leaseMs: 1, owner });
+      await on.clock.advance(1);
+    }
+    const slow = deferred();
+    const attempts: number[] = [];
+    const { idempotency, plan } = on.start();
+    // That the first hand-on is written is found out by reading back.
+    plan.push({ method: "queue.finish", call: 1, effect: "fail-after" });
+    const events = await eventsDuring(async () => {
+      idempotency.relay(
+        {
+          slow: { deliver: () => slow.promise, timeout: "1h" },
+          mail: {
+            ...{ attemptsMax: 5, base: 1, cap: 1 },
+            deliver: ({ attempt }) => {
+              attempts.push(attempt);
+              fail();
+            },
+          },
+        },
+        settings,
+      );
+      await on.clock.advance(60_000);
+      expect(attempts).toEqual([]);
+      slow.resolve();
+      await on.until(async () => (await waiting()) === 0);
+    });
+    expect(
+      events.filter((event) => "outcome" in event && event.outcome === "handed-on").length,
+    ).toBeGreaterThan(5);
+    expect(events).not.toContainEqual(expect.objectContaining({ outcome: "lost" }));
+    // Two deliveries have crashed; three have failed.
+    expect(attempts).toEqual([3, 4, 5]);
+    expect((await items()).find(({ name }) => name === "mail")).toMatchObject({
+      ...{ state: "dead", started: 5, finished: 3, error: "attempts-exhausted: no route" },
+    });
+  });
+
   test("a store that cannot be told of a delivery has it made again", async () => {
     on = machines();
     await record("a", [["mail", 1]]);

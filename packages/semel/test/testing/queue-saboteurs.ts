@@ -78,6 +78,14 @@ export const queueSaboteurs: readonly Saboteur[] = [
     finish: (endings) =>
       honest.finish(endings.map((one) => (one.kind === "retry" ? { ...one, dueInMs: 0 } : one))),
   })),
+  saboteur("what is handed on counts as tried", (honest) => ({
+    finish: (endings) =>
+      honest.finish(
+        endings.map((one) =>
+          one.kind === "retry" && one.error === null ? { ...one, error: "" } : one,
+        ),
+      ),
+  })),
   saboteur("a sweep removes what waits", (honest) => ({
     sweep: async (limit) => {
       const { items } = await honest.list({ state: "waiting", limit: 1 });

@@ -283,13 +283,18 @@ export class Poller {
   }
 
   /** Whether an item ended as it was to, and nobody has claimed it since. */
-  async #isWritten({ item, token }: Task, end: ItemEnd): Promise<boolean> {
+  async #isWritten({ item }: Task, end: ItemEnd): Promise<boolean> {
     try {
       const found = await this.#queue.read(item.id);
       if (found === undefined) return end.kind === "done";
       const state = end.kind === "retry" ? "waiting" : end.kind;
-      const { started, finished } = found;
-      return found.state === state && started === token.started && finished > item.finished;
+      // What is handed on counts as not claimed; anything else as one that has ended.
+      const counted = outcomeOf(end) === "handed-on" ? 0 : 1;
+      return (
+        found.state === state &&
+        found.started === item.started - 1 + counted &&
+        found.finished === item.finished + counted
+      );
     } catch {
       // Whoever looks next finds it as it is.
       return false;

@@ -109,7 +109,8 @@ export function queueStatementsFor({ queue, records }: MysqlTables) {
         q.due_at = ${NOW} + ${ofEach((one) => integer(waits(one) ? one.afterMs : null))},
         q.expires_at = ${NOW} + ${ofEach((one) => integer(waits(one) ? null : one.afterMs))},
         q.error = COALESCE(${ofEach(({ error }) => text(error))}, q.error),
-        q.owner = NULL, q.finished = q.finished + 1, q.receipt = ${integer(receipt)},
+        q.owner = NULL, q.started = q.started - ${ofEach(({ counts }) => Number(!counts))},
+        q.finished = q.finished + ${ofEach(({ counts }) => Number(counts))}, q.receipt = ${integer(receipt)},
         q.state = ${ofEach(({ state }) => state)}
       WHERE ${areClaimed(endings)}`;
     },

@@ -97,7 +97,9 @@ export function queueStatementsFor({ queue, records }: PostgresTables) {
 
     finish: `WITH ${sharedSession("$7")}
       UPDATE ${queue} AS q
-      SET state = ending.state, owner = NULL, finished = q.finished + 1,
+      SET state = ending.state, owner = NULL,
+        started = q.started - (ending.state = ${WAITING} AND ending.error IS NULL)::integer,
+        finished = q.finished + (ending.state <> ${WAITING} OR ending.error IS NOT NULL)::integer,
         error = coalesce(ending.error, q.error),
         due_at = CASE WHEN ending.state = ${WAITING} THEN ${after("ending.after_ms")} END,
         expires_at = CASE WHEN ending.state <> ${WAITING} THEN ${after("ending.after_ms")} END

@@ -282,8 +282,11 @@ return answers
  */
 const finish = queueScript(
   `
-local function finishItem(shard, id, item, nextState, ms)
-  item.finished, item.owner = item.finished + 1, NOBODY
+local function finishItem(shard, id, item, nextState, ms, hasFailed)
+  item.owner = NOBODY
+  -- What is handed on counts as not claimed.
+  if nextState == WAITING and not hasFailed then item.started = item.started - 1
+  else item.finished = item.finished + 1 end
   if nextState == WAITING then
     item.due = now + ms
     write(shard, id, item)
@@ -303,8 +306,9 @@ for n = 3, #ARGV, 8 do
   local shard, id = shardOf(KEYS[tonumber(ARGV[n])]), ARGV[n + 1]
   local item = find(shard, id)
   if item and isClaimedBy(item, tonumber(ARGV[n + 2]), ARGV[n + 3]) then
-    if ARGV[n + 6] == '1' then redis.call('HSET', shard .. 'item:' .. id, 'e', ARGV[n + 7]) end
-    finishItem(shard, id, item, tonumber(ARGV[n + 4]), tonumber(ARGV[n + 5]))
+    local hasFailed = ARGV[n + 6] == '1'
+    if hasFailed then redis.call('HSET', shard .. 'item:' .. id, 'e', ARGV[n + 7]) end
+    finishItem(shard, id, item, tonumber(ARGV[n + 4]), tonumber(ARGV[n + 5]), hasFailed)
     answers[#answers + 1] = DONE
   else
     answers[#answers + 1] = NO

@@ -61,6 +61,9 @@ export function queueStatementsFor(tables: SqliteTables) {
         expires_at = ${NOW} + ?, error = coalesce(?, error)
       WHERE ${CLAIMED_BY}`,
 
+    handOn: `UPDATE ${queue} SET owner = NULL, started = started - 1, due_at = ${NOW} + ?
+      WHERE ${CLAIMED_BY}`,
+
     find: `SELECT ${COLUMNS}, payload FROM ${queue} WHERE id = unhex(?) AND ${LIVE}`,
 
     revive: `UPDATE ${queue}

@@ -112,15 +112,18 @@ export class SqliteQueue implements StoreQueue {
     assertEndings(endings);
     if (endings.length === 0) return [];
     return this.#write("", () =>
-      endings.map((ending) => {
-        const { id, started, owner } = ending;
-        const { state, afterMs, error } = writtenBy(ending);
-        const [dueMs, lifeMs] = ending.kind === "retry" ? [afterMs, null] : [null, afterMs];
-        const parameters = [state, dueMs, lifeMs, error, id, started, owner];
-        const count = this.#store.connection.run(this.#sql.finish, ...parameters);
-        return { kind: count > 0 ? "settled" : "stale" };
-      }),
+      endings.map((ending) => ({ kind: this.#finish(ending) > 0 ? "settled" : "stale" })),
     );
+  }
+
+  #finish(ending: ItemEnding): number {
+    const { id, started, owner } = ending;
+    const { state, afterMs, error, counts } = writtenBy(ending);
+    const { connection } = this.#store;
+    if (!counts) return connection.run(this.#sql.handOn, afterMs, id, started, owner);
+    const [dueMs, lifeMs] = ending.kind === "retry" ? [afterMs, null] : [null, afterMs];
+    const parameters = [state, dueMs, lifeMs, error, id, started, owner];
+    return connection.run(this.#sql.finish, ...parameters);
   }
 
   async read(id: string): Promise<StoredItem | undefined> {

@@ -84,6 +84,72 @@ const outcomes = [
     assert.equal((await claimOne(queue)).error, "HTTP 503");
   }),
 
+  storeCase("EN-8: what is handed on counts as not claimed", async (harness) => {
+    const queue = queueOf(harness.store);
+    const item = itemOf();
+    await add(queue, [item]);
+    await queue.finish([retry((await claimOne(queue)).token, 0, "HTTP 503")]);
+    // A claim that vanishes still counts.
+    await claimOne(queue);
+    await harness.elapse(LEASE_MS);
+    for (let times = 0; times < 3; times++) {
+      const claimed = await claimOne(queue);
+      assert.deepEqual([claimed.started, claimed.finished], [3, 1]);
+      assert.deepEqual(await queue.finish([retry(claimed.token, 0, null)]), [SETTLED]);
+      const kept = await mustReadItem(queue, item.id);
+      assert.deepEqual([kept.state, kept.started, kept.finished], ["waiting", 2, 1]);
+    }
+    const [first] = await claim(queue);
+    assert.equal(first!.started, 3);
+  }),
+
+  storeCase(
+    "EN-8: whoever handed an item on has no claim on the one that follows",
+    async ({ store }) => {
+      const queue = queueOf(store);
+      const item = itemOf();
+      await add(queue, [item]);
+      const { token } = await claimOne(queue);
+      await queue.finish([retry(token, 0, null)]);
+      assert.deepEqual(await queue.finish([retry(token, 0, null)]), [STALE]);
+      const next = await claimOne(queue);
+      assert.equal(next.token.started, token.started);
+      for (const ending of [retry(token, 0, null), retry(token), done(token), dead(token)]) {
+        assert.deepEqual(await queue.finish([ending]), [STALE]);
+      }
+      assert.deepEqual(await queue.renew([token], LEASE_MS), [STALE]);
+      assert.deepEqual(await queue.finish([done(next.token)]), [SETTLED]);
+    },
+  ),
+
+  storeCase(
+    "EN-8: of many that end at once, those that are handed on alone count as not claimed",
+    async ({ store }) => {
+      const queue = queueOf(store);
+      const items = [itemOf(), itemOf(), itemOf(), itemOf()];
+      await add(queue, items);
+      const claimed = await claim(queue);
+      const tokenAt = (n: number) => claimed.find(({ id }) => id === items[n]!.id)!.token;
+      await queue.finish([
+        retry(tokenAt(0), LEASE_MS, null),
+        retry(tokenAt(1), LEASE_MS, "HTTP 503"),
+        done(tokenAt(2), RETENTION_MS),
+        dead(tokenAt(3), "HTTP 410"),
+      ]);
+      const counts = [];
+      for (const { id } of items) {
+        const { started, finished } = await mustReadItem(queue, id);
+        counts.push([started, finished]);
+      }
+      assert.deepEqual(counts, [
+        [0, 0],
+        [1, 1],
+        [1, 1],
+        [1, 1],
+      ]);
+    },
+  ),
+
   storeCase("EN-8: a dead item is kept with its error, and claimed no more", async (harness) => {
     const queue = queueOf(harness.store);
     const [forGood, forAWhile] = [itemOf(), itemOf()];
