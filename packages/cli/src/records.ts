@@ -30,6 +30,8 @@ const EXIT_CODES = `
 Exit codes: 0 done, 1 the store cannot be asked, 2 wrong usage, 3 there is no such record, or its state
 does not allow it.`;
 
+type FullName = Required<Pick<OperationName, "key" | "scope">>;
+
 interface NameFlags extends CommonFlags {
   scope: string;
 }
@@ -120,7 +122,7 @@ ${EXIT_CODES}`,
 
 async function get(open: OpenStore, key: string, flags: NameFlags): Promise<void> {
   const found = await lookUp(open.store, { key, scope: flags.scope });
-  if (found === undefined) throw absent(key, flags.scope);
+  if (found === undefined) throw await absent(open, { key, scope: flags.scope });
   const { record, result, steps } = found;
   const hasQueue = open.store.queue !== undefined;
   const queued = hasQueue ? (await queuedOf(idempotencyOf(open), record.id)).items : null;
@@ -183,7 +185,7 @@ ${EXIT_CODES}`,
           .catch((error: unknown) => {
             throw misfit(error, flags);
           });
-        if (answer.kind === "absent") throw absent(key, flags.scope);
+        if (answer.kind === "absent") throw await absent(open, { key, scope: flags.scope });
         if (answer.kind === "refused") {
           throw refused(`${clean(key)} is ${answer.state}; only what is held can be resolved`);
         }
@@ -212,7 +214,9 @@ ${EXIT_CODES}`,
     )
     .action((key: string, flags: NameFlags & { retention: number }) =>
       withStore(flags, async (open) => {
-        const name: OperationName = { key, scope: flags.scope };
+        const name = { key, scope: flags.scope };
+        // A tombstone under the wrong name would be taken for a proof.
+        if (await isMisnamed(open, name)) throw await absent(open, name);
         const { kind } = await idempotencyOf(open, flags.retention).void(name);
         if (kind === "busy") throw refused(`${clean(key)} is running; wait for its end`);
         if (kind === "completed") throw refused(`${clean(key)} has completed; it cannot be undone`);
@@ -238,7 +242,7 @@ ${EXIT_CODES}`,
       if (!flags.yes) await confirmForgetting(`Forget ${clean(key)}, so that it may run again?`);
       await withStore(flags, async (open) => {
         const { kind } = await idempotencyOf(open).delete({ key, scope: flags.scope });
-        if (kind === "absent") throw absent(key, flags.scope);
+        if (kind === "absent") throw await absent(open, { key, scope: flags.scope });
         if (kind === "busy") throw refused(`${clean(key)} is running; wait for its end`);
         done(flags, { key, scope: flags.scope, deleted: true }, `${clean(key)}: forgotten`);
       });
@@ -250,10 +254,10 @@ function named(name: string, description: string): Command {
     .description(description)
     .addArgument(new Argument("<key>", "the operation's key"))
     .addOption(
-      new Option("--scope <scope>", "whose key it is, as `semel records list` shows it").default(
-        "",
-        "none",
-      ),
+      new Option(
+        "--scope <scope>",
+        'whose key it is, as `semel records list` shows it; none for the scope "shared" of HTTP',
+      ).default("", "none"),
     );
 }
 
@@ -263,8 +267,20 @@ function retentionFlag(): Option {
     .default(duration("24h"), "24h");
 }
 
-function absent(key: string, scope: string): Failure {
+async function absent(open: OpenStore, name: FullName): Promise<Failure> {
+  const { key, scope } = name;
   const where =
     scope === "" ? "without a scope; name one with --scope" : `in scope ${clean(scope)}`;
-  return refused(`there is no record of ${clean(key)} ${where}`);
+  const instead = (await isMisnamed(open, name))
+    ? '; there is one without a scope, as requests under the scope "shared" have none: leave --scope out'
+    : "";
+  return refused(`there is no record of ${clean(key)} ${where}${instead}`);
+}
+
+/** Whether only the option of HTTP is called so: what is `"shared"` there has no scope in its record. */
+async function isMisnamed(open: OpenStore, { key, scope }: FullName): Promise<boolean> {
+  if (scope !== "shared") return false;
+  const isThere = async (name: FullName) =>
+    (await idempotencyOf(open).status(name)).state !== "absent";
+  return !(await isThere({ key, scope })) && (await isThere({ key, scope: "" }));
 }

@@ -29,7 +29,10 @@ import type { Sweeper } from "./sweeper.ts";
 /** Names an operation. */
 export interface OperationName {
   key: string;
-  /** One that is there and `undefined` is refused. @default "" when left out */
+  /**
+   * That of the record: `""` for an HTTP route whose scope is `"shared"`. One that is there and
+   * `undefined` is refused. @default "" when left out
+   */
   scope?: string;
   /** The name of a durable operation. @default none: that of `run()` and of requests */
   operation?: string;

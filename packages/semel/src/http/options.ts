@@ -19,7 +19,8 @@ export interface ResponseHead {
 export interface HttpOptions<Request> extends OperationOptions<Partial<HttpResponse>> {
   /**
    * Who the key belongs to: an account, a tenant, a digest of the credential. `"shared"` says that
-   * all callers share one space of keys. There is no default, because the wrong one leaks answers.
+   * all callers share one space of keys: their records have the scope `""`, by which `get()`, `void()`
+   * and the command know them. There is no default, because the wrong one leaks answers.
    * A function that returns nothing means 401 `scope-missing`, and nothing runs (HTTP-4).
    */
   scope: "shared" | ((request: Request) => ScopeAnswer | Promise<ScopeAnswer>);

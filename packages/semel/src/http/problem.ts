@@ -46,8 +46,10 @@ const STATUS_FIELD: Partial<Record<ErrorCode, string>> = {
   "attempt-superseded": "in-progress",
 };
 
-/** What a client may read of errors that concern the operator: no paths, no driver messages. */
+/** Where the error's own words are for the operator, or for whoever calls the library: no paths, no options. */
 const PUBLIC_DETAIL: Partial<Record<ErrorCode, string>> = {
+  "operation-in-progress":
+    "A request with this key is still being handled; send the same request again later, with the same key",
   "outcome-unknown":
     "The outcome of this operation is unknown; it will not run again until it is resolved. Do not retry with a new key",
   "steps-diverged":

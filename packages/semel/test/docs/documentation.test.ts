@@ -7,8 +7,11 @@ import { dirname, join, relative } from "node:path";
 import ts from "typescript";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import * as client from "../../src/client/errors.ts";
+import { Idempotency } from "../../src/engine/idempotency.ts";
+import { settingsOf } from "../../src/engine/settings.ts";
 import * as errors from "../../src/errors.ts";
 import { ERROR_CODES } from "../../src/errors.ts";
+import { memoryStore } from "../../src/stores/memory.ts";
 
 const ROOT = join(import.meta.dirname, "../../../..");
 const FOLDER = join(ROOT, ".cache/documentation");
@@ -81,6 +84,57 @@ test("every error code is on the errors page, and every code there exists", () =
   const documented = Object.fromEntries(rows.map(([, code, , retry]) => [code, retry]));
   expect(documented).toEqual(ERROR_CODES);
   for (const [, , name] of rows) expect({ ...errors, ...client }, name).toHaveProperty(name!);
+});
+
+describe("the page of the engine", () => {
+  const page = readFileSync(join(ROOT, "docs/engine.md"), "utf8");
+  const store = memoryStore();
+
+  /** The rows of the table under a heading: names of options, and their default. */
+  function rowsUnder(heading: string): { names: string[]; byDefault: string }[] {
+    const [table] = /^\|.*\n(?:\|.*\n)+/m.exec(page.slice(page.indexOf(heading)))!;
+    return [...table.matchAll(/^\| (`.+?) \| (.*?) \|/gm)].map(([, names, byDefault]) => ({
+      names: [...names!.matchAll(/`(\w+)`/g)].map(([, name]) => name!),
+      byDefault: byDefault!,
+    }));
+  }
+
+  /** What there is, as an unknown option is told. */
+  async function known(ask: (unknown: object) => unknown): Promise<string[]> {
+    const error: Error = await (async () => ask({ nothingLikeAnyOfThem: 1 }))().then(
+      () => expect.unreachable(),
+      (error) => error,
+    );
+    return error.message.slice(error.message.indexOf("; it has ") + 9).split(", ");
+  }
+
+  test("names every option of the constructor and of run(), and no other", async () => {
+    const made = (unknown: object) => new Idempotency({ store, ...unknown });
+    const run = (unknown: object) => made({}).run({ key: "k", ...unknown }, () => 1);
+    for (const [heading, ask] of [
+      ["## `new Idempotency", made],
+      ["## `run(request", run],
+    ] as const) {
+      const named = rowsUnder(heading).flatMap(({ names }) => names);
+      expect(named.sort()).toEqual((await known(ask)).sort());
+    }
+  });
+
+  test("gives the defaults of the constructor: to choose them changes nothing", () => {
+    const settings = ({ policy, cache, sweep, ...rest }: ReturnType<typeof settingsOf>) => {
+      const { maxResultBytes, storeTimeoutMs, completionRetryMs } = rest;
+      return { policy, cache, sweep, maxResultBytes, storeTimeoutMs, completionRetryMs };
+    };
+    const written = rowsUnder("## `new Idempotency").filter(({ byDefault }) =>
+      byDefault.startsWith("`"),
+    );
+    expect(written.length).toBeGreaterThan(10);
+    for (const { names, byDefault } of written) {
+      const chosen = new Function(`return (${byDefault.slice(1, -1)})`)();
+      const options = { store, [names[0]!]: chosen };
+      expect(settings(settingsOf(options)), names[0]).toEqual(settings(settingsOf({ store })));
+    }
+  });
 });
 
 test("links between documents lead to files", () => {

@@ -72,6 +72,17 @@ describe("duplicates", () => {
     expect((await first).value).toBe(7);
   });
 
+  test("a handler that asks for its own key waits for itself, in vain", async () => {
+    const { idempotency, clock } = fixture();
+    for (const wait of [0, 2_000]) {
+      const key = `${wait}`;
+      const own = () => idempotency.run({ key, wait }, () => expect.unreachable());
+      const nested = failure(idempotency.run({ key }, own));
+      await clock.advance(wait);
+      expect(await nested).toBeInstanceOf(OperationBusy);
+    }
+  });
+
   test("one that waits in another process gets the result soon after it is there (EN-3)", async () => {
     const { idempotency, another, clock } = fixture();
     const finish = deferred<number>();

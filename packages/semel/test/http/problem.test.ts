@@ -54,6 +54,13 @@ test("that nothing ran is said where it is certain, and of a store's failure not
   }
 });
 
+test("a request in progress is told to come again, and nothing of options of the library", () => {
+  const response = problemResponse(new OperationBusy(5), { documentation: undefined });
+  const { detail } = JSON.parse(Buffer.from(response.body).toString());
+  expect(detail).toMatch(/with the same key$/);
+  expect(detail).not.toContain("wait");
+});
+
 test("Retry-After is there where waiting helps, in whole seconds", () => {
   for (const code of CODES) {
     const { status, fields } = problemOf(code);
