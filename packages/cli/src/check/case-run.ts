@@ -2,8 +2,8 @@
 // sees how many effects there were.
 
 import { createHash } from "node:crypto";
-import { type Case, type Exchanged, type Facts, Unmet } from "./case.ts";
-import { readCount } from "./effects.ts";
+import { type Case, type Exchanged, expect, type Facts, skip, Unmet } from "./case.ts";
+import { CountUnreadable, readCount } from "./effects.ts";
 import {
   type Answer,
   exchange,
@@ -41,6 +41,14 @@ const BODILESS = new Set(["GET", "HEAD", "OPTIONS"]);
 /** "Not now", in the words of HTTP. */
 const NOT_NOW = new Set([409, 425, 429, 503]);
 const RETRY_PAUSE_MS_MAX = 500;
+
+/** Why a case about effects cannot be told. */
+export const NO_EVIDENCE =
+  "all operations get the same answer, so one effect cannot be told from two: needs --count";
+
+function stuck({ href }: URL): string {
+  return `--count ${href} no longer rises when a new operation runs; where it is a list that comes in pages, --count-pointer names its total`;
+}
 
 export class CaseRun {
   readonly target: Target;
@@ -88,6 +96,17 @@ export class CaseRun {
     return answer;
   }
 
+  /**
+   * Sends the operation, which must run: nothing else has a result to replay.
+   *
+   * @throws {Unmet} when it is refused, or fails
+   */
+  async run(key: string, sending: Sending = {}): Promise<Answer> {
+    const answer = await this.send(key, sending);
+    expect(isAccepted(answer), "the operation to run");
+    return answer;
+  }
+
   /** Sends the operation several times in the same instant. */
   together(count: number, key: string, sending: Sending = {}): Promise<Answer[]> {
     return Promise.all(Array.from({ length: count }, () => this.send(key, sending)));
@@ -130,12 +149,31 @@ export class CaseRun {
     return { answers, effects: this.facts.isDistinct ? new Set(accepted).size : undefined };
   }
 
-  /** @throws {Unmet} when there were more, or fewer; not when nobody can tell */
-  expectEffects({ effects }: Observed, wanted: number, expected: string): void {
-    if (effects === undefined || effects === wanted) return;
+  /**
+   * @throws {Unmet} when there were more, or fewer
+   * @throws {Skipped} when nobody can tell
+   * @throws {CountUnreadable} when the counter counts no more
+   */
+  expectEffects(observed: Observed, wanted: number, expected: string): void {
+    const { effects } = observed;
+    const { count } = this.target;
+    if (effects === undefined) skip(NO_EVIDENCE);
+    if (effects === wanted) return;
+    if (count && wanted > 0 && this.#isStuck(observed)) throw new CountUnreadable(stuck(count.url));
     const seen = `${effects} effect${effects === 1 ? "" : "s"}`;
-    const by = this.target.count ? "by --count" : "by its different answers";
+    const by = count ? "by --count" : "by its different answers";
     throw new Unmet(`${expected}; there ${effects === 1 ? "was" : "were"} ${seen}, ${by}`);
+  }
+
+  /** As {@link expectEffects} of one; that a new operation has none at all is another case's to say. */
+  expectNoSecond(observed: Observed): void {
+    if (observed.effects === 0 && !this.#isStuck(observed)) return;
+    this.expectEffects(observed, 1, "one effect");
+  }
+
+  /** Each operation was counted, at first, and this one has run. */
+  #isStuck({ answers, effects = 0 }: Observed): boolean {
+    return this.facts.isCounted && effects <= 0 && answers.some(isAccepted);
   }
 
   #spend(requests: number): void {

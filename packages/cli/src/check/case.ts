@@ -95,6 +95,8 @@ export interface Facts {
   spelling: "quoted" | "bare";
   /** Whether two operations get two different answers, by which one effect is told from two. */
   isDistinct: boolean;
+  /** Whether `--count` rose by one for each operation, at first. */
+  isCounted: boolean;
   /** The answers to operations that were all new. */
   fresh: readonly Answer[];
   /** Why the second body cannot be used, if it cannot. */

@@ -1,7 +1,8 @@
 // Runs the cases: learns first how the API answers, then asks one case after the other.
 
+import { randomUUID } from "node:crypto";
 import { type Case, type CaseResult, type Facts, type Need, Skipped, Unmet } from "./case.ts";
-import { CaseRun, shownAnswer } from "./case-run.ts";
+import { CaseRun, NO_EVIDENCE, shownAnswer } from "./case-run.ts";
 import { marksOf } from "./cases/answers.ts";
 import { CountUnreadable, readCount } from "./effects.ts";
 import { type Answer, isAccepted } from "./exchange.ts";
@@ -9,7 +10,7 @@ import { canonicalText, jsonObject } from "./payload.ts";
 import { isCredential, type Target } from "./target.ts";
 
 /** The requests before the first case: how keys are written, whether answers tell operations apart. */
-export const SETUP_REQUESTS_MAX = 4;
+export const SETUP_REQUESTS_MAX = 5;
 
 /** The target does not answer, or refuses the operation itself: there is nothing to check. */
 export class CannotCheck extends Error {
@@ -82,10 +83,7 @@ const LACKS: Record<Need, (target: Target, facts: Facts | undefined) => string |
     target.headers.some((line) => isCredential(target, line))
       ? undefined
       : "no credential is sent (-H 'Authorization: …')",
-  evidence: ({ count }, facts) =>
-    count || !facts || facts.isDistinct
-      ? undefined
-      : "all operations get the same answer, so one effect cannot be told from two: needs --count",
+  evidence: ({ count }, facts) => (count || !facts || facts.isDistinct ? undefined : NO_EVIDENCE),
   fail: ({ fail }) => (fail ? undefined : "needs --fail, an address that answers 5xx"),
   json: ({ body }) => (jsonObject(body) ? undefined : "the body is no JSON object (--body)"),
   "other-auth": ({ otherAuth }) => (otherAuth ? undefined : "needs --other-auth, another caller"),
@@ -128,21 +126,27 @@ async function judge(
 async function setUp(target: Target): Promise<{ facts: Facts; sent: number }> {
   const facts: Facts = {
     spelling: "quoted",
-    isDistinct: false,
+    ...{ isDistinct: false, isCounted: false },
     fresh: [],
     otherBodyRefusal: undefined,
   };
   const check = new CaseRun(target, facts, { id: "setup", requestsMax: SETUP_REQUESTS_MAX });
   const before = target.count ? await readCount(target) : 0;
   const first = await firstAnswer(check, facts);
-  if (marksOf(first).some((mark) => /: (?:true|replayed)$/.test(mark))) {
-    throw new CannotCheck(
-      `${target.url.href} replays an answer to what should be a new key; give another --seed`,
-    );
+  let operations = 2;
+  if (isMarked(first)) {
+    // No seed makes this key, so its answer is no replay: what marks it as well marks every answer.
+    const control = await check.send(randomUUID());
+    if (!isMarked(control)) {
+      throw new CannotCheck(
+        `${target.url.href} replays an answer to what should be a new key; give another --seed`,
+      );
+    }
+    operations++;
   }
   const second = await check.send(check.key());
   if (!isAccepted(second)) throw new CannotCheck(refusal(target, second));
-  if (target.count) await assertCounts(target, before, 2);
+  if (target.count) facts.isCounted = await countsEach(target, before, operations);
   facts.fresh = [first, second];
   facts.isDistinct = canonicalText(first.body) !== canonicalText(second.body);
   if (target.otherBody) {
@@ -152,6 +156,11 @@ async function setUp(target: Target): Promise<{ facts: Facts; sent: number }> {
     }
   }
   return { facts, sent: check.sent };
+}
+
+/** Whether an answer has what marks replays. */
+function isMarked(answer: Answer): boolean {
+  return marksOf(answer).some((mark) => /: (?:true|replayed)$/.test(mark));
 }
 
 /** Many APIs know bare keys only. */
@@ -171,11 +180,15 @@ function refusal({ url, method }: Target, answer: Answer): string {
   return `${method} ${url.href} must be accepted before it can be checked; it answers ${shownAnswer(answer)}. Give a request that works with --method, -H and --body`;
 }
 
-/** One effect of two operations is a finding, and `distinct-keys` says so; none is no counter. */
-async function assertCounts(target: Target, before: number, wanted: number): Promise<void> {
+/**
+ * One effect of two operations is a finding, and `distinct-keys` says so; none is no counter.
+ *
+ * @returns whether there was one for each
+ */
+async function countsEach(target: Target, before: number, operations: number): Promise<boolean> {
   const counted = (await readCount(target)) - before;
-  if (counted >= 1 && counted <= wanted) return;
+  if (counted >= 1 && counted <= operations) return counted === operations;
   throw new CannotCheck(
-    `--count ${target.count!.url.href} rose by ${counted} when ${wanted} new operations ran; it must count each of them, and nothing else may run meanwhile`,
+    `--count ${target.count!.url.href} rose by ${counted} when ${operations} new operations ran; it must count each of them, and nothing else may run meanwhile`,
   );
 }

@@ -17,33 +17,51 @@ const PATTERN = /^\/[^*?#;\s]*\*?$/;
 const PART = /^:([a-z_]\w*)$/i;
 
 /**
- * Reads a pattern.
+ * Reads a pattern. It is decoded and normalized as requests are, or it could be one that none ever fits.
  *
  * @returns what is wrong with it, as a string
  */
 export function parsePath(written: string): PathPattern | string {
   if (!PATTERN.test(written)) return "Write a path such as /payments, /orders/:id or /files/*.";
   const isPrefix = written.endsWith("*");
-  const path = asBytes(isPrefix ? written.slice(0, -1) : written);
-  const names: string[] = [];
-  const segments = (isPrefix ? path : normalized(path)).split("/").map((segment) => {
-    const name = PART.exec(segment)?.[1];
-    if (name === undefined) return segment.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&");
-    names.push(name);
-    return "([^/]+)";
-  });
+  const segments: Segment[] = [];
+  for (const text of asBytes(isPrefix ? written.slice(0, -1) : written).split("/")) {
+    const name = PART.exec(text)?.[1];
+    if (name === undefined && text.includes(":")) {
+      return "A :part is all that is between two slashes; write a colon that is meant as %3A.";
+    }
+    if (name === undefined) segments.push(...decoded(text).split("/"));
+    else segments.push({ name });
+  }
+  // What a `*` follows is the beginning of a segment, and a dot there is no segment of its own.
+  const begun = isPrefix ? segments.splice(-1) : [];
+  const whole = [...normalized(segments), ...begun];
+  const names = whole.flatMap((segment) => (typeof segment === "string" ? [] : segment.name));
   const twice = names.find((name, at) => names.indexOf(name) !== at);
   if (twice !== undefined) return `It has two parts named :${twice}.`;
+  const source = whole.map(sourceOf).join("/");
   // Without regard to case, as many routers are: what they would refuse may follow a rule too many.
-  const expression = new RegExp(`^${segments.join("/")}${isPrefix ? ".*" : ""}$`, "is");
+  const expression = new RegExp(`^/${source}${isPrefix ? ".*" : "/?"}$`, "is");
   return { written, names, expression };
 }
 
-/** The path of a request's target, as patterns are compared with it. */
+/** Text, or what a name stands for. */
+type Segment = string | { readonly name: string };
+
+function sourceOf(segment: Segment): string {
+  if (typeof segment !== "string") return "([^/]+)";
+  return segment.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&");
+}
+
+/** The path of a request's target, as patterns are compared with it: a slash at the end stays. */
 export function comparablePath(target: string): string {
   const end = target.indexOf("?");
   const path = end < 0 ? target : target.slice(0, end);
-  return ODD.test(path) ? normalized(decoded(path)) : path;
+  if (!ODD.test(path)) return path;
+  const segments = decoded(path).split("/");
+  const whole = normalized(segments).join("/");
+  const isOpen = /^\.{0,2}(?:;.*)?$/s.test(segments.at(-1)!);
+  return whole !== "" && isOpen ? `/${whole}/` : `/${whole}`;
 }
 
 /** The parts of a comparable path, if it fits. */
@@ -55,8 +73,8 @@ export function matchPath(pattern: PathPattern, path: string): PathParts | undef
   return parts;
 }
 
-/** What could be spelt in another way: escapes, parameters, doubled slashes, dots, a slash at the end. */
-const ODD = /[%;]|\/\/|\/\.|.\/$/;
+/** What could be spelt in another way: escapes, parameters, doubled slashes, dots. */
+const ODD = /[%;]|\/\/|\/\./;
 
 /** Byte by byte, because what is no UTF-8 must not hide what is. */
 function decoded(path: string): string {
@@ -65,15 +83,15 @@ function decoded(path: string): string {
   );
 }
 
-/** Without parameters, empty and dot segments (RFC 3986 §3.3, §5.2.4), and a slash at the end. */
-function normalized(path: string): string {
-  const segments: string[] = [];
-  for (const part of path.split("/")) {
-    const segment = part.replace(/;.*/s, "");
-    if (segment === "..") segments.pop();
-    else if (segment !== "" && segment !== ".") segments.push(segment);
+/** Without parameters, empty and dot segments (RFC 3986 §3.3, §5.2.4). */
+function normalized<Kind extends Segment>(segments: readonly Kind[]): (Kind | string)[] {
+  const kept: (Kind | string)[] = [];
+  for (const part of segments) {
+    const segment = typeof part === "string" ? part.replace(/;.*/s, "") : part;
+    if (segment === "..") kept.pop();
+    else if (segment !== "" && segment !== ".") kept.push(segment);
   }
-  return `/${segments.join("/")}`;
+  return kept;
 }
 
 /** UTF-8 with a character for each byte, as targets are. */

@@ -55,6 +55,10 @@ const WRONG: Record<string, [lines: string[], says: string]> = {
     [UPSTREAM, "routes:", "  - path: [/pay, pay]"],
     "semel.yaml:3:18: `routes[0].path[1]`: Write a path such as",
   ],
+  "a path that no request would fit": [
+    [UPSTREAM, "routes:", "  - path: '/orders/:id:cancel'"],
+    "semel.yaml:3:11: `routes[0].path`: A :part is all that is between two slashes",
+  ],
   "a method whose keys cannot count": [
     [UPSTREAM, "routes:", "  - path: /pay", "    methods: [GET]"],
     'semel.yaml:4:14: `routes[0].methods` holds "GET"',

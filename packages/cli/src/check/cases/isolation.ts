@@ -49,7 +49,7 @@ export const ISOLATION_CASES: Case[] = [
         skip("no credentials are demanded here");
       }
       const key = check.key();
-      const own = await check.send(key);
+      const own = await check.run(key);
       const stolen = await check.send(key, { as: "nobody" });
       expect(!isAccepted(stolen), "a refusal (401), as for any other key");
       expect(
@@ -79,7 +79,7 @@ export const ISOLATION_CASES: Case[] = [
 
 async function isUnaffected(check: CaseRun, method: string): Promise<Finding> {
   const key = check.key();
-  const operation = await check.send(key);
+  const operation = await check.run(key);
   const plain = await check.send(undefined, { method });
   const keyed = await check.send(key, { method });
   expect(keyed.status === plain.status, `${plain.status}, as without the key`);

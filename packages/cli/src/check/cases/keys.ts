@@ -29,13 +29,17 @@ export const KEY_CASES: Case[] = [
     async run(check) {
       if (check.facts.spelling === "bare") skip("Strings are refused");
       const keyLines = [spell(`semel"check\\${check.key()}`, "quoted")];
-      const first = await check.send(undefined, { keyLines });
-      if (!isAccepted(first)) {
+      const observed = await check.observe(async () => [
+        await check.send(undefined, { keyLines }),
+        await check.send(undefined, { keyLines }),
+      ]);
+      const [first, again] = observed.answers;
+      if (!isAccepted(first!)) {
         await assertFreeFormat(check);
         expect(false, "the operation to run, as with any other String");
       }
-      const again = await check.send(undefined, { keyLines });
-      expect(saysTheSame(first, again), "the duplicate to get the first answer");
+      expect(saysTheSame(first!, again!), "the duplicate to get the first answer");
+      check.expectNoSecond(observed);
       return PASS;
     },
   },
@@ -97,9 +101,14 @@ export const KEY_CASES: Case[] = [
     requestsMax: 2,
     async run(check) {
       const line = spell(check.key(), check.facts.spelling);
-      const first = await check.send(undefined, { keyLines: [line] });
-      const again = await check.send(undefined, { keyLines: [`  ${line} \t`] });
-      expect(saysTheSame(first, again), "the first answer, as without the whitespace");
+      const observed = await check.observe(async () => [
+        await check.send(undefined, { keyLines: [line] }),
+        await check.send(undefined, { keyLines: [`  ${line} \t`] }),
+      ]);
+      const [first, again] = observed.answers;
+      expect(isAccepted(first!), "the operation to run");
+      expect(saysTheSame(first!, again!), "the first answer, as without the whitespace");
+      check.expectNoSecond(observed);
       return PASS;
     },
   },
