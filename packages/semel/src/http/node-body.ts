@@ -65,17 +65,27 @@ export function peekBody(
       if (length > 0) putBack(request, Buffer.concat(chunks, length));
       resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, length));
     };
-    const onReadable = () => {
+    const readOn = () => {
       // The end of the stream must not be read, or nobody could be given the body again: what was
       // read is put back in the same turn as the last of it came.
       while (request.readableLength > 0) {
-        const chunk: Buffer | null = request.read();
-        if (chunk === null) break;
+        const read: Buffer | string | null = request.read();
+        if (read === null) break;
+        // Text, where somebody has set an encoding.
+        const chunk = typeof read === "string" ? Buffer.from(read, encodingOf(request)) : read;
         chunks.push(chunk);
         length += chunk.length;
         if (length > bytesMax) return settle(new BodyTooLarge(bytesMax));
       }
       if (isWhole(request)) settle();
+    };
+    const onReadable = () => {
+      try {
+        readOn();
+      } catch (error) {
+        // Thrown by a listener, it would end the process.
+        settle(error as Error);
+      }
     };
     const onError = (cause: Error) => settle(new BodyIncomplete({ cause }));
     const onClose = () => settle(new BodyIncomplete());
@@ -103,8 +113,16 @@ function arrivedBody(request: IncomingMessage, declared: number): Buffer | undef
 /** Past a stream's own `on`, which would read on by itself, over the end of an empty body. */
 const { on, off } = EventEmitter.prototype;
 
+/** In which the request's body is read as text, where it is. */
+function encodingOf(request: IncomingMessage): BufferEncoding | undefined {
+  return request.readableEncoding ?? undefined;
+}
+
 function putBack(request: IncomingMessage, body: Buffer): void {
-  request.unshift(body);
+  // What has been decoded is not decoded again.
+  const encoding = encodingOf(request);
+  if (encoding) request.unshift(body.toString(encoding), encoding);
+  else request.unshift(body);
   // What asks whether a body was touched (`readableDidRead`), such as `fetch`, shall hear that it
   // was not.
   (request as unknown as ReadableInside)._readableState.dataEmitted = false;

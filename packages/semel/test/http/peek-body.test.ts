@@ -129,6 +129,37 @@ describe("peekBody", () => {
     }
   }
 
+  for (const encoding of ["utf8", "latin1", "base64", "hex", "utf16le"] as const) {
+    test(`leaves a body that somebody reads as ${encoding} to be read so`, async () => {
+      const body = Buffer.from("äöü€🙂 and more", encoding === "utf16le" ? encoding : "utf8");
+      // In the middle of a character, and of three bytes.
+      for (const chunks of [[body], [body.subarray(0, 8), body.subarray(8)]]) {
+        await handledWith(chunks, async (request) => {
+          request.setEncoding(encoding);
+          const peeked = await peekBody(request, MAX);
+          expect(body.equals(peeked)).toBe(true);
+          await new Promise((resolve) => setTimeout(resolve, 5));
+          let text = "";
+          for await (const chunk of request) text += chunk;
+          expect(text).toBe(body.toString(encoding));
+        });
+      }
+    });
+  }
+
+  test("rejects with what reading throws, and ends no process by it", async () => {
+    const broken = handledWith(["half", "whole"], async (request) => {
+      const { read } = request;
+      request.read = (size) => {
+        if (size === 0) return read.call(request, size);
+        request.read = read;
+        throw new Error("broken by a subclass");
+      };
+      await peekBody(request, MAX);
+    });
+    await expect(broken).rejects.toThrow("broken by a subclass");
+  });
+
   test("can be repeated", async () => {
     await handledWith(["hello"], async (request) => {
       for (let n = 0; n < 3; n++) {
