@@ -204,7 +204,7 @@ export interface QueueItem {
   operation: RecordId;
   scope: string;
   key: string;
-  /** From 0; rises within (`operation`, `kind`). */
+  /** From 0, less than 2^31; rises within (`operation`, `kind`), with gaps. */
   place: number;
   /** Opaque to stores. */
   payload: Uint8Array;

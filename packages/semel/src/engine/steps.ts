@@ -84,7 +84,7 @@ export class Steps {
   #lone: Call | undefined;
   /** The step whose work is being called right now. */
   #inside: string | undefined;
-  /** How to undo what has been done, in the order in which the steps ended. */
+  /** How to undo what has been done, in the order in which the steps ended in this execution. */
   readonly #undoing = new Map<string, (context: StepContext) => unknown>();
   #saved: Promise<Saved> | undefined;
   #journalBytes = 0;
@@ -153,8 +153,11 @@ export class Steps {
       if (!this.#attempt.failure) await this.#saveFailure(failure);
       if (unknown.length > 0) return undoUnknown(unknown);
       const { attempt } = this.#attempt;
-      for (const [name, undo] of [...this.#undoing].toReversed()) {
-        if (saved.undone.has(name)) continue;
+      // What is replayed may end in another order than it did.
+      const names = new Set([...saved.done.keys(), ...this.#undoing.keys()]);
+      for (const name of [...names].toReversed()) {
+        const undo = this.#undoing.get(name);
+        if (undo === undefined || saved.undone.has(name)) continue;
         undoing = { name, calledAt: this.#host.clock.now() };
         await this.#calling(name, () => undo(this.#contextOf(`undo of ${name}`)));
         await this.#saving.add(framedEntry({ kind: "undone", name, attempt }));

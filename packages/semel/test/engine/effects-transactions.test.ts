@@ -191,6 +191,31 @@ describe.each(backends)("$name", (backend) => {
     },
   );
 
+  test("EN-8: what a later attempt is the first to record is delivered after what is there", async () => {
+    const idempotency = engine(client, { onCrash: "rerun" });
+    const run = (last?: string) =>
+      idempotency.run(named, async ({ step, effect }) => {
+        for (const name of ["placed", "paid"]) {
+          await step.transaction(name, async (_transaction, { effect }) => {
+            await effect("mail", name, { key: name });
+          });
+        }
+        await effect("mail", "packed", { key: "packed" });
+        if (last !== undefined) await effect("mail", last, { key: last });
+        if (last !== "received") throw new Error("once more");
+      });
+    await failure(run());
+    await failure(run("shipped"));
+    // So many attempts that the last ones share their places.
+    await stage.admin(`UPDATE ${stage.address.table}_records SET attempt = 1000000`);
+    await run("received");
+    const { items } = await idempotency.effects.list({ state: "waiting" });
+    const places = items.map(({ place }) => place).sort((one, other) => one - other);
+    expect(places).toEqual([0, 1, 2, 2 ** 20 + 1, 2 ** 31 - 2 ** 20 + 1]);
+    const order = ["placed", "paid", "packed", "shipped", "received"];
+    expect((await delivered()).map(({ payload }) => payload)).toEqual(order);
+  });
+
   test("EN-6: a transaction within a step that is one is refused, as it would wait for it", async () => {
     const idempotency = engine();
     const nested = (begin: (operation: Operation) => Promise<unknown>) =>

@@ -73,6 +73,21 @@ describe("an effect", () => {
     expect((await delivered()).map(({ payload }) => payload)).toEqual([{ attempt: 1 }, 0]);
   });
 
+  test("EN-8: that a later attempt is the first to record is delivered after what is there", async () => {
+    on = machines();
+    const { idempotency } = on.start();
+    const run = (...payloads: string[]) =>
+      idempotency.run(request, async ({ effect, attempt }) => {
+        for (const payload of payloads) await effect("mail", payload, { key: payload });
+        if (attempt < 3) throw new Error("once more");
+      });
+    await failure(run("placed", "paid"));
+    await failure(run("shipped"));
+    await run("paid", "received");
+    const delivery = (await delivered()).map(({ payload }) => payload);
+    expect(delivery).toEqual(["placed", "paid", "shipped", "received"]);
+  });
+
   test("EN-8: is recorded again by an operation that begins anew under its key", async () => {
     on = machines({ retention: "1h" });
     const { idempotency } = on.start();

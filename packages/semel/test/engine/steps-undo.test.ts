@@ -90,6 +90,29 @@ describe("an attempt that fails for good", () => {
     });
   });
 
+  test("EN-6: undoes in reverse of the order in which its steps ended, whichever attempt saved them", async () => {
+    const { idempotency } = fixture();
+    const undone: string[] = [];
+    let attempts = 0;
+    const run = () =>
+      idempotency.run(request, async ({ step }) => {
+        const isFirst = ++attempts === 1;
+        const quick = deferred();
+        const does = (name: string, work: () => unknown) =>
+          step(name, work, { undo: () => undone.push(name) });
+        await Promise.all([
+          does("slow", () => quick.promise.then(turns)),
+          does("quick", async () => quick.resolve()),
+        ]);
+        if (isFirst) again();
+        await does("last", () => 1);
+        throw new Error("for good");
+      });
+    await failure(run());
+    await failure(run());
+    expect(undone).toEqual(["last", "slow", "quick"]);
+  });
+
   test("EN-6: needs to know nothing of steps that have no undo, or are undone already", async () => {
     const { idempotency } = fixture();
     let attempts = 0;

@@ -55,10 +55,14 @@ export interface EffectsHost extends Persistence {
 const NAME_LENGTH_MAX = 255;
 /** What one write of a queue may carry. */
 const ITEMS_MAX = 1_000;
+/** Places are less than 2^31; each attempt has so many, after those of all attempts before it. */
+const PLACES_MAX = 2 ** 20;
+const ATTEMPTS_MAX = 2 ** 11;
 
 /** An effect as this execution records it. */
 interface Call {
   readonly label: string;
+  /** How many others were recorded before it. */
   readonly place: number;
   readonly dueInMs: number;
 }
@@ -195,7 +199,8 @@ export class Effects {
     this.#host.contents.assertUsable("An effect");
     const value = this.#encoded(name, payload);
     return this.#host.contents.seal({
-      ...{ id, kind: "effect", name, place, value, operation: token.id },
+      ...{ id, kind: "effect", name, value, operation: token.id },
+      place: placeOf(token.attempt, place),
       scope: recordScope,
       key,
       shown: { scope, key },
@@ -241,6 +246,15 @@ export class Effects {
     if (!store.transactions?.enqueue) throw withoutQueue(store);
     await store.transactions.enqueue(executor, [item], { dueInMs });
   }
+}
+
+/**
+ * An effect that this attempt is the first to record comes after all that earlier ones have recorded, of
+ * which it knows nothing. Beyond the bounds, effects share a place and are not in order.
+ */
+function placeOf(attempt: number, place: number): number {
+  const before = Math.min(attempt, ATTEMPTS_MAX) - 1;
+  return before * PLACES_MAX + Math.min(place, PLACES_MAX - 1);
 }
 
 async function concluded(underway: Underway): Promise<void> {

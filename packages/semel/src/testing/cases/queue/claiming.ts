@@ -238,6 +238,21 @@ const order = [
     assert.equal((await claimOne(queue)).id, second!.id);
   }),
 
+  storeCase("EN-8: places up to 2^31 - 1 are in order", async ({ store }) => {
+    const queue = queueOf(store);
+    const operation = newOperation();
+    const places = [0, 2 ** 20, 2 ** 24 + 1, 2 ** 31 - 2, 2 ** 31 - 1];
+    await add(
+      queue,
+      places.toReversed().map((place) => itemOf({ operation, place })),
+    );
+    for (const place of places) {
+      const { token, ...item } = await claimOne(queue);
+      assert.equal(item.place, place);
+      await queue.finish([done(token)]);
+    }
+  }),
+
   storeCase(
     "EN-8: a thousand that wait their turn do not keep others from theirs",
     async ({ store }) => {
