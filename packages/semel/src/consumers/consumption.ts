@@ -15,12 +15,12 @@ import {
 /** What an adapter that takes messages by itself needs besides the inbox and the broker. */
 export interface ConsumeOptions<Message> extends DeliveryOptions<Message> {
   /** Stops consuming, as `close()` does. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /**
    * Told why the broker could not be asked for messages; it is asked again.
    * @default a warning of the process, when the reason changes
    */
-  onTrouble?: (error: unknown) => void;
+  onTrouble?: ((error: unknown) => void) | undefined;
 }
 
 /** A consumer at work. */

@@ -64,8 +64,8 @@ const PUBLIC_DETAIL: Partial<Record<ErrorCode, string>> = {
 export interface ProblemOptions {
   documentation: string | undefined;
   /** Overrides the status that belongs to the code. */
-  status?: number;
-  members?: Record<string, unknown>;
+  status?: number | undefined;
+  members?: Record<string, unknown> | undefined;
 }
 
 /** The response that refuses a request. */

@@ -7,13 +7,13 @@ import { type Backoff, backoffMs } from "../../retry.ts";
 
 export interface RetryOptions {
   /** How often it is tried, crashed tries included. */
-  attemptsMax?: number;
+  attemptsMax?: number | undefined;
   /** The n-th pause is random, up to `base · 2^n`. @default "1s" */
-  base?: Duration;
+  base?: Duration | undefined;
   /** The longest pause. @default "1h" */
-  cap?: Duration;
+  cap?: Duration | undefined;
   /** Whether trying again may help. @default always */
-  isRetryable?: (error: unknown) => boolean;
+  isRetryable?: ((error: unknown) => boolean) | undefined;
 }
 
 export const RETRY_OPTIONS = ["attemptsMax", "base", "cap", "isRetryable"];
