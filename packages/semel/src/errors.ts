@@ -60,11 +60,13 @@ export class SemelError<Code extends ErrorCode = ErrorCode> extends Error {
 }
 
 /**
- * Tells whether a value is an error of Semel's, also across copies of the package.
+ * Tells whether a value is an error of Semel's, also across copies of the package. Its `code` then says
+ * which one, and so what else it has.
  *
- * @example if (isSemelError(error) && error.retry === "same-key") scheduleRetry();
+ * @example
+ * if (isSemelError(error) && error.code === "operation-in-progress") retryIn(error.retryAfterMs);
  */
-export function isSemelError(value: unknown): value is SemelError {
+export function isSemelError(value: unknown): value is AnySemelError {
   return typeof value === "object" && value !== null && BRAND in value;
 }
 
@@ -272,3 +274,32 @@ export class Closed extends SemelError<"closed"> {
     super("closed", "This Idempotency instance is closed; nothing new begins");
   }
 }
+
+/** Every error that Semel throws, told apart by `code`. That of `no-answer` is in `semel/client`. */
+export type AnySemelError =
+  | OperationBusy
+  | KeyReused
+  | OperationHeld
+  | OperationVoid
+  | KeyExpired
+  | AttemptSuperseded
+  | StoreUnavailable
+  | StoreFull
+  | StoreUnusable
+  | RecordUnreadable
+  | KeyInvalid
+  | KeyMissing
+  | ScopeMissing
+  | BodyTooLarge
+  | BodyIncomplete
+  | PayloadInvalid
+  | ResultNotStored
+  | NotSerializable
+  | OperationFailed
+  | NotApplied
+  | StepInvalid
+  | StepsDiverged
+  | EffectInvalid
+  | InvalidOption
+  | Closed
+  | SemelError<"no-answer">;

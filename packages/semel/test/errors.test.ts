@@ -87,6 +87,20 @@ describe("errors (EN-12)", () => {
     expectTypeOf(new errors.KeyReused().retry).toEqualTypeOf<Retry>();
   });
 
+  test("the guard's codes tell the classes apart", () => {
+    const error: unknown = new errors.OperationBusy(5);
+    if (!errors.isSemelError(error)) throw error;
+    expectTypeOf(error.code).toEqualTypeOf<ErrorCode>();
+    expectTypeOf(error.retry).toEqualTypeOf<Retry>();
+    expectTypeOf(error).toExtend<errors.SemelError>();
+    if (error.code !== "operation-in-progress") throw error;
+    expectTypeOf(error).toEqualTypeOf<errors.OperationBusy>();
+    expect(error.retryAfterMs).toBe(5);
+    const reasonOf = (held: errors.AnySemelError) =>
+      held.code === "outcome-unknown" ? held.reason : undefined;
+    expect(reasonOf(new errors.OperationHeld("why"))).toBe("why");
+  });
+
   test("are recognised across copies of the package, and nothing else is", async () => {
     const copy = (await import(
       /* @vite-ignore */ new URL("../src/errors.ts?copy", import.meta.url).href

@@ -7,9 +7,9 @@ import { assertInteger, assertKnownOptions } from "../options.ts";
 /** How many retries a client may make beyond those that its successes pay for. */
 export interface BudgetOptions {
   /** Tokens at the start, and at most. @default 500 */
-  tokensMax?: number;
+  tokensMax?: number | undefined;
   /** Tokens that a retry takes. @default 5 */
-  retryCost?: number;
+  retryCost?: number | undefined;
 }
 
 /** A call that ends well gives back what its last retry took, and without a retry this much. */

@@ -27,16 +27,16 @@ import { expiresInMs, settlementOf } from "./verdict.ts";
 /** What a call says of its operation. */
 export interface OperationInit {
   /** The operation's key, instead of a new one: of an earlier `NoAnswer`, for example. */
-  key?: string;
+  key?: string | undefined;
   /** The caller's name for the operation, under which `storage` saves its key. */
-  operation?: string;
+  operation?: string | undefined;
   /** Returns the answer as soon as its head is here; what breaks off after it is not retried. @default false */
-  stream?: boolean;
+  stream?: boolean | undefined;
 }
 
 /** What fetch takes, and `idempotency`. */
 export interface ClientInit extends RequestInit {
-  idempotency?: OperationInit;
+  idempotency?: OperationInit | undefined;
 }
 
 /** A function like `fetch`. */

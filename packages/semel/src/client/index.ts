@@ -3,7 +3,13 @@
 
 export type { Clock } from "../clock.ts";
 export type { Duration } from "../duration.ts";
-export { type ErrorCode, isSemelError, type Retry, SemelError } from "../errors.ts";
+export {
+  type AnySemelError,
+  type ErrorCode,
+  isSemelError,
+  type Retry,
+  SemelError,
+} from "../errors.ts";
 export type { BudgetOptions } from "./budget.ts";
 export { type Client, type ClientInit, createClient, type OperationInit } from "./client.ts";
 export {

@@ -21,59 +21,64 @@ export interface KeyedRequest extends RequestIdentity {
 /** How often, and how soon, a request is sent again. */
 export interface RetryOptions {
   /** Attempts of one call, the first one included. @default 8 */
-  attemptsMax?: number;
+  attemptsMax?: number | undefined;
   /** The pause before attempt n+1 is a random part of `base · 2^(n-1)`. @default "200ms" */
-  base?: Duration;
+  base?: Duration | undefined;
   /** The longest pause, if the server does not ask for a longer one. @default "20s" */
-  cap?: Duration;
+  cap?: Duration | undefined;
 }
 
 export interface ClientOptions {
   /** Sends the requests. @default globalThis.fetch */
-  fetch?: Fetch;
+  fetch?: Fetch | undefined;
   /**
    * Where keys come from: random with the time in front, random, a digest of method, URL, media type
    * and body (so that equal requests are one operation), or a function. @default "uuidv7"
    */
-  key?: "uuidv7" | "uuidv4" | "hash" | ((request: KeyedRequest) => string | Promise<string>);
+  key?:
+    | "uuidv7"
+    | "uuidv4"
+    | "hash"
+    | ((request: KeyedRequest) => string | Promise<string>)
+    | undefined;
   /**
    * Saves each key, before the first byte is sent, under the name that the call gives its operation
    * (`idempotency: { operation }`), so that a reloaded page or a restarted job goes on with it.
    */
-  storage?: KeyStorage;
+  storage?: KeyStorage | undefined;
   /** A lock that all users of `storage` share. @default navigator.locks in browsers, elsewhere none */
-  locks?: KeyLocks;
+  locks?: KeyLocks | undefined;
   /** How long servers remember keys, where they do not say (`Idempotency-Expires`). @default "24h" */
-  retention?: Duration;
+  retention?: Duration | undefined;
   /** Methods that get a key. @default ["POST", "PATCH"] */
-  methods?: readonly string[];
+  methods?: readonly string[] | undefined;
   /** The header that carries the key. @default "Idempotency-Key" */
-  header?: string;
+  header?: string | undefined;
   /**
    * `"string"` sends an RFC 9651 String (`"…"`, as the IETF draft has it), `"bare"` the key as it is,
    * for servers that know the latter only. @default "string"
    */
-  syntax?: "string" | "bare";
-  retry?: RetryOptions;
+  syntax?: "string" | "bare" | undefined;
+  retry?: RetryOptions | undefined;
   /** How long one attempt may take, with the answer as far as it is read here. @default "30s" */
-  attemptTimeout?: Duration;
+  attemptTimeout?: Duration | undefined;
   /** How long a call may take with all its attempts and pauses. @default "2m" */
-  deadline?: Duration;
+  deadline?: Duration | undefined;
   /** Tokens that the retries of all calls draw from; `false` for no such bound. */
-  budget?: BudgetOptions | false;
+  budget?: BudgetOptions | false | undefined;
   /** Bodies are held up to here, to be sent again; larger ones are refused. @default 16 MiB */
-  maxRequestBytes?: number;
+  maxRequestBytes?: number | undefined;
   /**
    * Answers to requests with a key are read up to here before the call returns, so that an answer
    * that breaks off is asked for again; what is beyond flows. @default 1 MiB
    */
-  maxResponseBytes?: number;
+  maxResponseBytes?: number | undefined;
   /** Hears of every attempt. What it throws is printed and otherwise ignored. */
-  onEvent?: (event: ClientEvent) => void;
+  onEvent?: ((event: ClientEvent) => void) | undefined;
   /** Time, for tests. */
-  clock?: Clock;
+  clock?: Clock | undefined;
   /** Randomness of the pauses, from 0 up to 1, for tests. @default Math.random */
-  random?: () => number;
+  random?: (() => number) | undefined;
 }
 
 const CLIENT_OPTIONS = [

@@ -41,14 +41,14 @@ export interface PreconditionOptions {
    * a date and no entity tag, because two changes may share a second.
    * @default false
    */
-  readonly required?: boolean;
+  readonly required?: boolean | undefined;
   /**
    * Asked when `If-Match` or `If-Unmodified-Since` failed on a request that changes something:
    * whether what it asks for is already so, because its first answer was lost, or because somebody
    * else did the same. RFC 9110 §13.1.1 allows a 2xx answer then.
    * @default only a `DELETE` of what is not there has been applied already
    */
-  readonly alreadyApplied?: () => boolean;
+  readonly alreadyApplied?: (() => boolean) | undefined;
 }
 
 /** The fields that say under which condition a request is to be performed. */

@@ -26,9 +26,9 @@ export interface PreconditionResponseOptions {
    * `last-modified`; problems keep none.
    * @default none
    */
-  readonly headers?: Readonly<Record<string, string | undefined>>;
+  readonly headers?: Readonly<Record<string, string | undefined>> | undefined;
   /** An address for people, sent as `Link: <…>; rel="describedby"` with problems. */
-  readonly documentation?: string;
+  readonly documentation?: string | undefined;
 }
 
 const KEPT_BY_304 = ["cache-control", "content-location", "date", "etag", "expires", "vary"];

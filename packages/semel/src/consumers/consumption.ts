@@ -16,12 +16,12 @@ import {
 /** What an adapter that takes messages by itself needs besides the inbox and the broker. */
 export interface ConsumeOptions<Message> extends DeliveryOptions<Message> {
   /** Stops consuming, as `close()` does. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /**
    * Told why the broker could not be asked for messages; it is asked again, and nobody waits for what
    * this does. @default a warning of the process, when the reason changes
    */
-  onTrouble?: (error: unknown) => unknown;
+  onTrouble?: ((error: unknown) => unknown) | undefined;
 }
 
 /** A consumer at work. */

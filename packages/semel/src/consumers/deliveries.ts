@@ -15,15 +15,15 @@ export interface DeliveryOptions<Message> {
    * The message's id, where the adapter's own choice does not fit; `undefined` leaves it to the
    * inbox's `withoutId`. A message for which it throws is a dead letter. @default the adapter's page says
    */
-  id?: (message: Message) => string | undefined;
+  id?: ((message: Message) => string | undefined) | undefined;
   /**
    * What the id stands for, where not all of the body does: the same id with another payload is a dead
    * letter, and so is a message for which this throws. `undefined` compares nothing.
    * @default the body, byte by byte
    */
-  payload?: (message: Message) => unknown;
+  payload?: ((message: Message) => unknown) | undefined;
   /** Told what became of each delivery, for logs and metrics; nobody waits for what it does. */
-  onDelivery?: (report: DeliveryReport<Message>) => unknown;
+  onDelivery?: ((report: DeliveryReport<Message>) => unknown) | undefined;
 }
 
 interface HandlersOf<Message, Transaction> {

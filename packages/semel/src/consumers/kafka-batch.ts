@@ -28,7 +28,7 @@ export interface KafkaBatch {
 
 export interface KafkaBatchOptions extends KafkaOptions<KafkaRecord> {
   /** How many messages are handled together at most. @default 500 */
-  size?: number;
+  size?: number | undefined;
 }
 
 /**

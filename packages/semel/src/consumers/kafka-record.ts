@@ -26,12 +26,12 @@ export interface KafkaOptions<Delivery> extends DeliveryOptions<Delivery> {
    * Keeps a dead letter, before its offset is passed: send it to a topic of its own. @default it stays
    * in its topic as far as that keeps it
    */
-  deadLetter?: (delivery: Delivery, reason: string) => unknown;
+  deadLetter?: ((delivery: Delivery, reason: string) => unknown) | undefined;
   /**
    * Ends the wait for a message that is to be delivered again: abort it before `consumer.disconnect()`,
    * which waits for handlers. The offset stays where it is.
    */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** `kafkajs` sends one only when its `heartbeatInterval` has passed. */

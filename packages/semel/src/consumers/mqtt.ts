@@ -21,7 +21,7 @@ export type { MqttConsumer, MqttMessage, MqttPacket } from "./mqtt-client.ts";
 
 export interface MqttOptions extends ConsumeOptions<MqttMessage> {
   /** @default 1 */
-  qos?: 1 | 2;
+  qos?: 1 | 2 | undefined;
   /**
    * Keeps a dead letter, before it is acknowledged and so lost to the broker: publish it to a topic of
    * its own, through another client, as this one hears nothing while it handles a message.

@@ -38,9 +38,9 @@ export interface JetStreamOptions<Message> extends ConsumeOptions<Message> {
    * Keeps a dead letter, before JetStream is told to deliver it no more: publish it to a stream of
    * its own. @default it stays in its stream as far as that stream's limits keep it
    */
-  deadLetter?: (message: Message, reason: string) => unknown;
+  deadLetter?: ((message: Message, reason: string) => unknown) | undefined;
   /** Sends the reason with `term()`, which needs NATS 2.11: older servers ignore such a `term`. @default false */
-  termReason?: boolean;
+  termReason?: boolean | undefined;
 }
 
 const NANOSECONDS = 1_000_000;

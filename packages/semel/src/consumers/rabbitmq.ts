@@ -41,7 +41,7 @@ export interface RabbitOptions<Message> extends ConsumeOptions<Message> {
    * Keeps a dead letter, which is then acknowledged. @default it is rejected, so that RabbitMQ passes
    * it to the queue's `x-dead-letter-exchange`, and drops it where the queue has none
    */
-  deadLetter?: (message: Message, reason: string) => unknown;
+  deadLetter?: ((message: Message, reason: string) => unknown) | undefined;
 }
 
 /**

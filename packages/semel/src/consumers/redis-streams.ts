@@ -35,14 +35,14 @@ export interface StreamSource {
 
 export interface StreamOptions extends ConsumeOptions<StreamMessage> {
   /** This consumer's name in the group. @default host name and process id */
-  name?: string;
+  name?: string | undefined;
   /**
    * How long a delivery may be idle before another consumer takes it over: after a crash, and also
    * the pause before a message that failed or was busy is delivered again. @default "30s"
    */
-  claimIdle?: Duration;
+  claimIdle?: Duration | undefined;
   /** Where dead letters go, with a field `semel-reason`. @default the stream's name with `:dead` */
-  deadLetterStream?: string;
+  deadLetterStream?: string | undefined;
 }
 
 /** How long one read waits; consuming ends no later than this after `close()`. */

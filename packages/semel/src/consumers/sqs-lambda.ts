@@ -25,7 +25,7 @@ export interface SqsLambdaOptions<Record> extends DeliveryOptions<Record> {
    * Keeps a dead letter, which is then done with. @default it is reported as failed, and left to the
    * queue's redrive policy, whose `maxReceiveCount` should be above the inbox's `attemptsMax`
    */
-  deadLetter?: (record: Record, reason: string) => unknown;
+  deadLetter?: ((record: Record, reason: string) => unknown) | undefined;
 }
 
 /**

@@ -30,14 +30,14 @@ export interface SqsOptions extends ConsumeOptions<SqsMessage> {
    * How long a message stays invisible after its consumer died; extended while it is handled. Whole
    * seconds. @default "30s"
    */
-  visibilityTimeout?: Duration;
+  visibilityTimeout?: Duration | undefined;
   /** How long one poll waits, and `close()` at most: 1 to 20 whole seconds. @default "5s" */
-  waitTime?: Duration;
+  waitTime?: Duration | undefined;
   /**
    * Keeps a dead letter, which is then deleted. @default it is left to the queue's redrive policy, whose
    * `maxReceiveCount` should be above the inbox's `attemptsMax`
    */
-  deadLetter?: (message: SqsMessage, reason: string) => unknown;
+  deadLetter?: ((message: SqsMessage, reason: string) => unknown) | undefined;
 }
 
 /**

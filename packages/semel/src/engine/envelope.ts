@@ -47,7 +47,13 @@ export function roomFor(kind: ResultKind, omitted: boolean, length: number): Roo
 
 /** {@link roomFor} something. */
 export interface RoomyResult extends StoredResult {
-  bytes: Buffer;
+  bytes: Room;
+}
+
+/** What is used of a `Buffer`, without its name: applications need not have the types of Node. */
+export interface Room extends Uint8Array {
+  write(text: string, offset: number): number;
+  writeUInt32BE(value: number): number;
 }
 
 /** Puts a result into its envelope, compressed where that helps; a small one at once. */

@@ -22,31 +22,31 @@ export type Probe<Value = unknown> = (operation: Operation) => Promise<ProbeVerd
 /** Options that hold for an operation; each may be set for all in the constructor. */
 export interface OperationOptions<Value = unknown> {
   /** How long a finished record is kept, from completion. @default "24h" */
-  retention?: Duration;
+  retention?: Duration | undefined;
   /** How long an attempt is exclusive without a heartbeat. @default "30s" */
-  lease?: Duration;
+  lease?: Duration | undefined;
   /** How long to wait for a running first attempt before `OperationBusy`. @default 0 */
-  wait?: Duration;
+  wait?: Duration | undefined;
   /**
    * After a handler throws: `"release"` lets it run again, `"hold"` waits for an administrator,
    * `"store"` makes the failure the result. @default "release"
    */
-  onError?: "release" | "hold" | "store";
+  onError?: "release" | "hold" | "store" | undefined;
   /**
    * When an attempt's lease lapsed and nobody knows what it did: `"hold"` runs it no more until
    * resolved, `"rerun"` runs it again, a probe finds out. @default "hold"
    */
-  onCrash?: "hold" | "rerun" | Probe<Value>;
+  onCrash?: "hold" | "rerun" | Probe<Value> | undefined;
   /** Crashed attempts after which an operation is held, whatever its policy. @default 10 */
-  attemptsMax?: number;
+  attemptsMax?: number | undefined;
   /**
    * Refuses a request that was first sent before keys could have been forgotten (its time comes
    * from `firstSentAt` or a UUIDv7 key): older than the retention less this allowance for the
    * difference of clocks. `true` allows 5 minutes. @default false
    */
-  refuseLate?: boolean | { skew: Duration };
+  refuseLate?: boolean | { skew: Duration } | undefined;
   /** A bound for held records, otherwise kept until resolved. @default none */
-  heldRetention?: Duration;
+  heldRetention?: Duration | undefined;
 }
 
 export const OPERATION_OPTIONS = [

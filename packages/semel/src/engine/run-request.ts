@@ -15,13 +15,13 @@ export interface RunRequest<Payload = unknown, Value = unknown> extends Operatio
    */
   scope?: string;
   /** What the key stands for: the same key with another payload is refused. */
-  payload?: Payload;
+  payload?: Payload | undefined;
   /** Which parts of the payload count. @default all */
-  fingerprint?: FingerprintSelection<Payload>;
+  fingerprint?: FingerprintSelection<Payload> | undefined;
   /** When the request was first sent, for `refuseLate`. @default the time in a UUIDv7 key */
-  firstSentAt?: Date | number;
+  firstSentAt?: Date | number | undefined;
   /** Ends the caller's wait; an attempt that has begun goes on to its end (SM-23). */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 const RUN_OPTIONS = [

@@ -17,28 +17,31 @@ export interface IdempotencyOptions<Transaction = unknown> extends OperationOpti
    * administrator removes elsewhere may be seen for `lifetime` more. `false` switches it off.
    * @default { entries: 1000, bytes: 8 MiB, lifetime: "60s" }
    */
-  cache?: false | { entries?: number; bytes?: number; lifetime?: Duration };
+  cache?:
+    | false
+    | { entries?: number | undefined; bytes?: number | undefined; lifetime?: Duration | undefined }
+    | undefined;
   /** Larger results are not kept: duplicates get `result-not-stored` (ST-10). @default 1 MiB */
-  maxResultBytes?: number;
+  maxResultBytes?: number | undefined;
   /** How long the store may take to answer before an operation begins. @default "2s" */
-  storeTimeout?: Duration;
+  storeTimeout?: Duration | undefined;
   /** How long the write that ends an attempt is retried. @default "5s" */
-  completionRetry?: Duration;
+  completionRetry?: Duration | undefined;
   /** Collection of expired records; `false` leaves it to other processes. @default every 60 s, 1,000 a batch */
-  sweep?: false | { every?: Duration; batch?: number };
+  sweep?: false | { every?: Duration | undefined; batch?: number | undefined } | undefined;
   /** How values become bytes. @default {@link jsonCodec} */
-  codec?: Codec;
+  codec?: Codec | undefined;
   /** Encrypts results, inputs and payloads at rest (ST-11). @default off */
-  encryption?: EncryptionOptions;
+  encryption?: EncryptionOptions | undefined;
   /**
    * A secret of at least 16 bytes, under which scopes, keys and fingerprints are stored as keyed
    * hashes (ST-11). It must stay the same: with another one, no record is found. @default off
    */
-  hashKeys?: Uint8Array;
+  hashKeys?: Uint8Array | undefined;
   /** Time and timers, for tests. */
-  clock?: Clock;
+  clock?: Clock | undefined;
   /** Chance, for tests: a number from 0 up to 1, as `Math.random` gives. */
-  random?: () => number;
+  random?: (() => number) | undefined;
 }
 
 const OPTIONS = [

@@ -20,7 +20,7 @@ import { headerLines } from "../http/node-exchange.ts";
 import { assertSendableReason, isBeyondAscii } from "../http/node-headers.ts";
 import { answerInTransaction } from "../http/node-transactional.ts";
 import { operationOf as operationOfMessage, setOperation } from "../http/operation-of.ts";
-import type { HttpOptions } from "../http/options.ts";
+import { type HttpOptions, laidOver } from "../http/options.ts";
 import { eachField, type HttpResponse } from "../http/response.ts";
 import { transactionalLayer } from "../http/transactional.ts";
 import { turnEnd } from "../http/turn.ts";
@@ -55,7 +55,7 @@ export interface FastifyOptions<Request = FastifyRequestLike> extends HttpOption
    *
    * @default "preHandler"
    */
-  hook?: Stage;
+  hook?: Stage | undefined;
 }
 
 /**
@@ -226,7 +226,7 @@ class Guard {
       if (route[stage]) route[stage] = [route[stage]].flat().filter((hook) => !ours.has(hook));
     }
     if (own === false) return;
-    const options = { ...this.#options, ...own };
+    const options = laidOver(this.#options, own ?? {});
     const layer = own === undefined ? this.#layer : layerOf(options);
     if (![route.method].flat().some((method) => layer.policy.methods.has(method))) return;
     // First to see the body, last to let the handler run.

@@ -33,7 +33,7 @@ import { HttpLayer, type HttpOperation } from "../http/exchange.ts";
 import { admitNodeRequest, type NodeRequest } from "../http/node-exchange.ts";
 import { answerInTransaction } from "../http/node-transactional.ts";
 import { operationOf, setOperation } from "../http/operation-of.ts";
-import { HTTP_OPTIONS, type HttpOptions } from "../http/options.ts";
+import { HTTP_OPTIONS, type HttpOptions, laidOver } from "../http/options.ts";
 import { transactionalLayer } from "../http/transactional.ts";
 import { assertKnownOptions } from "../options.ts";
 import { bounded } from "../retry.ts";
@@ -64,7 +64,7 @@ export interface IdempotentOptions<Request extends NestRequest = NestRequest>
    * A handler that throws, whatever it throws, and a response that is not stored, roll it back.
    * `onCrash` has no meaning then. @default false
    */
-  transactional?: boolean;
+  transactional?: boolean | undefined;
 }
 
 const IDEMPOTENT_OPTIONS = [...HTTP_OPTIONS, "transactional"] as const;
@@ -77,7 +77,7 @@ export interface SemelModuleOptions<Request extends NestRequest = NestRequest> {
    */
   idempotency: Idempotency | IdempotencyOptions;
   /** What every route starts from, such as `scope`. @default {} */
-  defaults?: IdempotentOptions<Request>;
+  defaults?: IdempotentOptions<Request> | undefined;
 }
 
 /** Makes the options of {@link SemelModule}, for `useClass` and `useExisting`. */
@@ -174,7 +174,7 @@ class IdempotentRoutes implements OnModuleInit, BeforeApplicationShutdown {
     const ofController = reflector.get<IdempotentOptions | false>(OPTIONS, controller);
     const ofHandler = reflector.get<IdempotentOptions | false>(OPTIONS, handler);
     if ((ofHandler ?? ofController) === false) return "none";
-    const given = { ...this.#defaults, ...(ofController || {}), ...(ofHandler || {}) };
+    const given = laidOver(laidOver(this.#defaults, ofController || {}), ofHandler || {});
     const { transactional = false, ...rest } = given;
     const options = rest as HttpOptions<NestRequest>;
     try {

@@ -21,7 +21,7 @@ export interface NodeOptions extends HttpOptions<IncomingMessage> {
    * Hears of what the handler, or a function in these options, throws; the client is answered with
    * 500 if no answer has begun. @default console.error
    */
-  reportError?: (error: unknown, request: IncomingMessage) => void;
+  reportError?: ((error: unknown, request: IncomingMessage) => void) | undefined;
 }
 
 export type NodeHandler = (request: IncomingMessage, response: ServerResponse) => unknown;

@@ -25,38 +25,38 @@ export interface HttpOptions<Request> extends OperationOptions<Partial<HttpRespo
    */
   scope: "shared" | ((request: Request) => ScopeAnswer | Promise<ScopeAnswer>);
   /** Methods whose keys count. GET, HEAD, OPTIONS and TRACE never do. @default ["POST", "PATCH"] */
-  methods?: readonly string[];
+  methods?: readonly string[] | undefined;
   /** Refuses requests without a key (400 `key-missing`). @default false */
-  required?: boolean;
+  required?: boolean | undefined;
   /** The header that carries the key. @default "Idempotency-Key" */
-  header?: string;
+  header?: string | undefined;
   /** Takes the key from elsewhere, instead of the header. */
-  key?: (request: Request) => string | undefined;
+  key?: ((request: Request) => string | undefined) | undefined;
   /** `"strict"` accepts an RFC 9651 String only (`"…"`), as the IETF draft has it. @default "lenient" */
-  syntax?: "lenient" | "strict";
+  syntax?: "lenient" | "strict" | undefined;
   /** What a key must look like beyond 1 to 255 printable ASCII characters. @default any */
-  keyFormat?: "uuid" | RegExp | ((key: string) => boolean);
+  keyFormat?: "uuid" | RegExp | ((key: string) => boolean) | undefined;
   /**
    * What of the body counts: its exact bytes, its canonical JSON, parts of its JSON by JSON
    * Pointers, or what a function returns for it. Method, target and media type always count.
    * @default "bytes"
    */
-  fingerprint?: "bytes" | "json" | FingerprintSelection;
+  fingerprint?: "bytes" | "json" | FingerprintSelection | undefined;
   /** Bodies of keyed requests are read up to here; larger ones get 413. @default 1 MiB */
-  maxBodyBytes?: number;
+  maxBodyBytes?: number | undefined;
   /** Which responses become the result. @default 2xx, 3xx, and the 4xx that are a verdict (HTTP-12) */
-  shouldStore?: (response: ResponseHead) => boolean;
+  shouldStore?: ((response: ResponseHead) => boolean) | undefined;
   /** `"stripe"` stores every response of a handler that ran, 500 included. */
-  semantics?: "stripe";
+  semantics?: "stripe" | undefined;
   /** Larger results are not kept, at most those of `Idempotency`. @default its `maxResultBytes` */
-  maxResultBytes?: number;
+  maxResultBytes?: number | undefined;
   /**
    * Response headers that are stored beside the usual ones (`Content-Type`, `Location`, `ETag`, …),
    * or `"*"` for all that may be. `Set-Cookie`, credentials and hop-by-hop headers never are.
    */
-  storedHeaders?: "*" | readonly string[] | StoredHeaders;
+  storedHeaders?: "*" | readonly string[] | StoredHeaders | undefined;
   /** Address of your documentation, for `Link: <…>; rel="describedby"` in problems. */
-  documentation?: string;
+  documentation?: string | undefined;
 }
 
 type ScopeAnswer = string | null | undefined;
@@ -78,6 +78,15 @@ export const HTTP_OPTIONS = [
   "storedHeaders",
   "documentation",
 ] as const;
+
+/**
+ * The options of a route, which take the place of those for all routes. What is `undefined` takes the
+ * place of nothing, but for `scope`: one that is missing by mistake must not become a wider one.
+ */
+export function laidOver<Options extends object>(whole: Options, own: Partial<Options>): Options {
+  const isGiven = ([name, value]: [string, unknown]) => value !== undefined || name === "scope";
+  return { ...whole, ...Object.fromEntries(Object.entries(own).filter(isGiven)) };
+}
 
 /** {@link HttpOptions}, checked and resolved. */
 export interface HttpPolicy<Request> {

@@ -72,8 +72,8 @@ export interface ProblemOptions {
   /** Whether it is certain that the request was not carried out. @default false */
   nothingRan?: boolean;
   /** Overrides the status that belongs to the code. */
-  status?: number;
-  members?: Record<string, unknown>;
+  status?: number | undefined;
+  members?: Record<string, unknown> | undefined;
 }
 
 /** The response that refuses a request. */

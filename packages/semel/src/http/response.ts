@@ -98,14 +98,14 @@ const NEVER_STORED = new Set([
 /** Which response headers are stored, in more detail. */
 export interface StoredHeaders {
   /** Beside the usual ones, or `"*"`. */
-  allow?: "*" | readonly string[];
+  allow?: "*" | readonly string[] | undefined;
   /** Not even of the usual ones. */
-  deny?: readonly string[];
+  deny?: readonly string[] | undefined;
   /**
    * Stores and replays `Access-Control-*`: for a proxy, behind which the middleware that sets them does
    * not run for replays. @default false
    */
-  cors?: boolean;
+  cors?: boolean | undefined;
 }
 
 /**

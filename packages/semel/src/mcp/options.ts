@@ -23,18 +23,18 @@ export interface ToolOptions<Args, Extra extends ToolExtra, Result>
    *
    * @default "idempotencyKey"
    */
-  key?: string | ((args: Args, extra: Extra) => string | undefined);
+  key?: string | ((args: Args, extra: Extra) => string | undefined) | undefined;
   /**
    * Makes a key of session and arguments for a call that carries none. Two equal calls that are both
    * meant become one, for as long as `retention`; a client that connects anew is another session.
    *
    * @default no key is made
    */
-  derive?: "session-and-arguments";
+  derive?: "session-and-arguments" | undefined;
   /** Refuses a call without a key; `false` runs it unprotected. @default true */
-  required?: boolean;
+  required?: boolean | undefined;
   /** Which arguments count. The one that is the key never does. @default all others */
-  fingerprint?: FingerprintSelection<Partial<Args>>;
+  fingerprint?: FingerprintSelection<Partial<Args>> | undefined;
   /**
    * Whether a refusal may carry structured content. The output schema of a tool binds that of its
    * errors too, in the SDK's client: say `false` for a tool that has one. `_meta["semel/error"]`
@@ -42,7 +42,7 @@ export interface ToolOptions<Args, Extra extends ToolExtra, Result>
    *
    * @default true
    */
-  structuredErrors?: boolean;
+  structuredErrors?: boolean | undefined;
 }
 
 type ScopeAnswer = string | null | undefined;

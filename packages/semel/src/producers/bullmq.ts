@@ -12,7 +12,7 @@ export interface BullQueue {
 
 export interface BullPublishOptions {
   /** The data of a job; must be plain JSON. @default the payload */
-  encode?: (effect: Effect) => unknown;
+  encode?: ((effect: Effect) => unknown) | undefined;
 }
 
 /**

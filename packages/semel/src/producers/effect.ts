@@ -32,7 +32,7 @@ export type PerEffect<Value> = Value | ((effect: Effect) => Value);
 
 export interface PublishOptions {
   /** The bytes or text of a message. @default the payload as JSON */
-  encode?: (effect: Effect) => string | Uint8Array;
+  encode?: ((effect: Effect) => string | Uint8Array) | undefined;
 }
 
 /**

@@ -22,7 +22,7 @@ export interface KafkaProducer {
 
 export interface KafkaPublishOptions extends PublishOptions {
   /** The key of a message, which chooses its partition. @default a digest of the operation's scope and key */
-  key?: PerEffect<string | Buffer>;
+  key?: PerEffect<string | Buffer> | undefined;
 }
 
 /**

@@ -23,7 +23,7 @@ export interface MqttPublisher {
 
 export interface MqttPublishOptions extends PublishOptions {
   /** @default 1 */
-  qos?: 1 | 2;
+  qos?: 1 | 2 | undefined;
 }
 
 /**

@@ -29,9 +29,9 @@ interface Returned {
 
 export interface RabbitPublishOptions extends PublishOptions {
   /** The exchange. @default "" that which passes a message to the queue of its routing key's name */
-  exchange?: string;
+  exchange?: string | undefined;
   /** Fails where no queue takes a message, which the broker would drop. @default true */
-  mandatory?: boolean;
+  mandatory?: boolean | undefined;
 }
 
 /**

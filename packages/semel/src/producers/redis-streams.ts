@@ -16,7 +16,7 @@ export interface StreamPublishOptions extends PublishOptions {
    * Trims the stream to about so many entries: choose far more than are ever waiting, as Redis trims what
    * nobody has handled as well. @default it is not trimmed
    */
-  lengthMax?: number;
+  lengthMax?: number | undefined;
 }
 
 /**

@@ -43,7 +43,7 @@ const BATCHES_AT_ONCE = 8;
 
 export interface SqsPublishOptions extends PublishOptions {
   /** The group of a message in a FIFO queue. @default a digest of the operation's scope and key */
-  group?: (effect: Effect) => string;
+  group?: ((effect: Effect) => string) | undefined;
 }
 
 /**

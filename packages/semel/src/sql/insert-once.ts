@@ -27,7 +27,7 @@ export interface InsertOnceOptions<Row> {
    * case); columns of JSON cannot be compared everywhere.
    * @default false
    */
-  readonly compare?: boolean | readonly (keyof NoInfer<Row> & string)[];
+  readonly compare?: boolean | readonly (keyof NoInfer<Row> & string)[] | undefined;
 }
 
 /** The rows of {@link insertOnceAll}. */

@@ -58,9 +58,9 @@ export interface ComputeVersionOptions<Row> extends VersionedOptions<Row> {
    * How many times it is tried while others are faster, with full jitter between.
    * @default 10
    */
-  readonly attemptsMax?: number;
+  readonly attemptsMax?: number | undefined;
   /** Ends the tries. */
-  readonly signal?: AbortSignal;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** One change of {@link updateVersionAll}. */

@@ -27,14 +27,14 @@ export interface UpsertOptions<Row> extends Omit<InsertOnceOptions<Row>, "compar
    * The columns that a row which is there takes over from `values`.
    * @default all that are not of the key
    */
-  readonly update?: readonly (keyof NoInfer<Row> & string)[];
+  readonly update?: readonly (keyof NoInfer<Row> & string)[] | undefined;
   /**
    * A column, and a row that is there is updated only if this column's value in `values` is greater
    * than its own, or its own is NULL: a message that comes late changes nothing. It is updated with
    * the others.
    * @default none: always updated
    */
-  readonly onlyIfNewer?: keyof NoInfer<Row> & string;
+  readonly onlyIfNewer?: (keyof NoInfer<Row> & string) | undefined;
 }
 
 /** The rows of {@link upsertAll}. */

@@ -56,9 +56,9 @@ export interface DynamodbStoreOptions {
    * `"ttl"` leaves the removal of what has expired to DynamoDB, by its time to live. `"scan"` removes
    * it by reading the whole table, for tables without one. @default "ttl"
    */
-  sweep?: "ttl" | "scan";
+  sweep?: "ttl" | "scan" | undefined;
   /** The client's clock, for tests. */
-  clock?: { now(): number };
+  clock?: { now(): number } | undefined;
 }
 
 /** The table's definition for `CreateTable`, and for `UpdateTimeToLive`: attribute `ttl`. */

@@ -36,20 +36,22 @@ import { MemoryQueue } from "./memory-queue.ts";
 
 export interface MemoryStoreOptions {
   /** How many records and items of the queue it may hold. @default 1_000_000 */
-  entriesMax?: number;
+  entriesMax?: number | undefined;
   /** How many bytes these may take, to within about a fifth. @default 512 MiB */
-  bytesMax?: number;
+  bytesMax?: number | undefined;
   /**
    * What happens at a bound: `"refuse"` answers new operations with `StoreFull`;
    * `"evict-completed"` forgets the oldest completed record first, whose key could then run again.
    * A record that is not completed, and an item of the queue, is never evicted. @default "refuse"
    */
-  whenFull?: "refuse" | "evict-completed";
+  whenFull?: "refuse" | "evict-completed" | undefined;
   /** A monotonic clock in milliseconds, for tests. */
-  clock?: { now(): number };
+  clock?: { now(): number } | undefined;
 }
 
-type Bounds = Required<Omit<MemoryStoreOptions, "clock">>;
+type Bounds = {
+  [Name in "entriesMax" | "bytesMax" | "whenFull"]: NonNullable<MemoryStoreOptions[Name]>;
+};
 
 /**
  * A store in this process's memory (ST-1).

@@ -64,15 +64,15 @@ export { mysqlMigrations } from "./mysql/schema.ts";
 
 export interface MysqlStoreOptions {
   /** Prefix of the names of the tables. @default "semel" */
-  table?: string;
+  table?: string | undefined;
   /** How long to try again while other transactions hold the rows. @default "5s" */
-  lockTimeout?: Duration;
+  lockTimeout?: Duration | undefined;
   /**
    * How long a statement may take, with the wait for a connection, before the store counts as
    * unavailable; without it, a network that swallows packets would hold up everything behind.
    * @default "10s"
    */
-  queryTimeout?: Duration;
+  queryTimeout?: Duration | undefined;
 }
 
 export interface MysqlStore<Connection = unknown> extends Store {

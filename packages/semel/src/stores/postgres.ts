@@ -99,20 +99,20 @@ export { postgresMigrations } from "./postgres/schema.ts";
 
 export interface PostgresStoreOptions {
   /** Prefix of the names of the tables, at most 48 bytes. @default "semel" */
-  table?: string;
+  table?: string | undefined;
   /** The schema of the tables, which has to exist. @default the first of the `search_path` */
-  schema?: string;
+  schema?: string | undefined;
   /**
    * Whether callers that wait are woken by `NOTIFY`, on one connection that is held while somebody
    * waits. Every process has to have it on. It needs a session, so not behind a pooler in
    * transaction mode, and serialises the commits of a database that notify. @default false
    */
-  listen?: boolean;
+  listen?: boolean | undefined;
   /**
    * Whether statements are prepared by name, which saves planning, and with postgres.js a round
    * trip. Not behind a pooler in transaction mode that does not track them. @default false
    */
-  prepare?: boolean;
+  prepare?: boolean | undefined;
 }
 
 export interface PostgresStore<Transaction = unknown> extends Store {

@@ -51,23 +51,23 @@ export type { RedisSubscriber } from "./redis/notifications.ts";
 
 export interface RedisStoreOptions {
   /** What every key begins with; without braces, which place keys on a cluster. @default "semel:" */
-  prefix?: string;
+  prefix?: string | undefined;
   /**
    * What to do about a server that may evict keys, and so forget that an operation ran. `"refuse"`:
    * nothing runs until it is mended; `"warn"`: a process warning. @default "refuse"
    */
-  evictionPolicy?: EvictionPolicy;
+  evictionPolicy?: EvictionPolicy | undefined;
   /**
    * How many replicas have to confirm a claim or a result before it counts, and for how long to wait
    * for them. Narrows what a failover may forget; does not close it (`docs/guarantees.md`). Not on
    * Redis Cluster. @default none
    */
-  wait?: { replicas: number; timeout: Duration };
+  wait?: { replicas: number; timeout: Duration } | undefined;
   /**
    * A second client, such as `client.duplicate()`, that hears of results, so that duplicates that
    * wait need not poll. Every process has to have one, as those with one publish. @default none
    */
-  subscriber?: RedisSubscriber;
+  subscriber?: RedisSubscriber | undefined;
 }
 
 /** Bounds for how long one script keeps the server. */

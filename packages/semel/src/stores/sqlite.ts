@@ -59,19 +59,19 @@ export { sqliteMigrations } from "./sqlite/schema.ts";
 
 export interface SqliteStoreOptions<Transaction = SqliteDatabase> {
   /** Prefix of the names of the tables. @default "semel" */
-  table?: string;
+  table?: string | undefined;
   /**
    * `"full"`: what was answered survives a power cut. `"normal"`: it survives the death of the
    * process only, and writes cost no wait for the disk. @default "full"
    */
-  synchronous?: "full" | "normal";
+  synchronous?: "full" | "normal" | undefined;
   /** How long to wait, in all, for other connections that are writing. @default "5s" */
-  busyTimeout?: Duration;
+  busyTimeout?: Duration | undefined;
   /**
    * Another connection to the same file, which `transaction()` opens its transactions on and gives to
    * its handlers. While one is open, nothing else can write to the file.
    */
-  transactions?: Transaction;
+  transactions?: Transaction | undefined;
 }
 
 export interface SqliteStore<Transaction = SqliteDatabase> extends Store {

@@ -36,9 +36,9 @@ export interface TieredStoreOptions<Truth extends Store = Store> {
   /** What answers replays. */
   front: Front;
   /** How long the front may take before the truth is asked instead. @default "50ms" */
-  frontTimeout?: Duration;
+  frontTimeout?: Duration | undefined;
   /** After a failure, how long the front is left alone. @default "1s" */
-  frontPause?: Duration;
+  frontPause?: Duration | undefined;
 }
 
 /**
@@ -229,16 +229,16 @@ function unpacked(data: Uint8Array): Copy {
 
 export interface MemoryFrontOptions {
   /** @default 10_000 */
-  entriesMax?: number;
+  entriesMax?: number | undefined;
   /** @default 64 MiB */
-  bytesMax?: number;
+  bytesMax?: number | undefined;
   /**
    * How long a copy is answered with; then the truth is asked. For as long, other processes replay what
    * an administrator has deleted or voided in one. @default "60s"
    */
-  lifetime?: Duration;
+  lifetime?: Duration | undefined;
   /** A monotonic clock in milliseconds, for tests. */
-  clock?: { now(): number };
+  clock?: { now(): number } | undefined;
 }
 
 /** A front in this process. @example tieredStore({ truth, front: memoryFront() }) */

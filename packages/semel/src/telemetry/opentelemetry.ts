@@ -26,14 +26,14 @@ import { Instruments } from "./instruments.ts";
 
 export interface InstrumentOptions {
   /** Makes the spans; `false`: none. @default the global provider's, named `semel` */
-  tracer?: Tracer | false;
+  tracer?: Tracer | false | undefined;
   /** Makes the metrics; `false`: none. @default the global provider's, named `semel` */
-  meter?: Meter | false;
+  meter?: Meter | false | undefined;
   /**
    * How long the numbers of records are good for: counting them costs the store something.
    * @default "30s"
    */
-  statsEvery?: Duration;
+  statsEvery?: Duration | undefined;
 }
 
 /**

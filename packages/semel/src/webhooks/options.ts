@@ -25,32 +25,32 @@ export interface WebhookOptions extends OperationOptions<Partial<HttpResponse>> 
    */
   scope: string;
   /** Takes the delivery's id from elsewhere. @default what `verify` says */
-  id?: (delivery: Omit<Delivery, "id">) => string | undefined;
+  id?: ((delivery: Omit<Delivery, "id">) => string | undefined) | undefined;
   /**
    * What of the body counts besides the id; the same id with another content is refused with 422
    * then. Senders may rewrite parts of an event when they repeat it. @default nothing
    */
-  fingerprint?: NonNullable<HttpOptions<Delivery>["fingerprint"]>;
+  fingerprint?: NonNullable<HttpOptions<Delivery>["fingerprint"]> | undefined;
   /**
    * How long a delivery is remembered, from its completion.
    *
    * @default the time for which its sender repeats it, where that is known and longer than the
    * instance's own
    */
-  retention?: Duration;
+  retention?: Duration | undefined;
   /** Bodies are read up to here, verified or not; larger ones get 413. @default 1 MiB */
-  maxBodyBytes?: number;
+  maxBodyBytes?: number | undefined;
   /** Which responses become the answer to duplicates. @default 2xx, 3xx, most 4xx (HTTP-12) */
-  shouldStore?: NonNullable<HttpOptions<Delivery>["shouldStore"]>;
+  shouldStore?: NonNullable<HttpOptions<Delivery>["shouldStore"]> | undefined;
   /** Address of your documentation, for `Link: <…>; rel="describedby"` in problems. */
-  documentation?: string;
+  documentation?: string | undefined;
   /** Hears why a delivery was refused with 401; its sender is not told. @default nobody */
-  onRejected?: (reason: unknown) => void;
+  onRejected?: ((reason: unknown) => void) | undefined;
   /**
    * For `node()`: hears of what the handler or a function in these options throws; the sender is
    * answered with 500 if no answer has begun. @default console.error
    */
-  reportError?: (error: unknown) => void;
+  reportError?: ((error: unknown) => void) | undefined;
 }
 
 const OPTIONS = [

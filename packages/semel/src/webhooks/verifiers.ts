@@ -13,7 +13,7 @@ const HOUR_MS = 3_600_000;
 /** Options of {@link stripe}. */
 export interface StripeOptions {
   /** How old a signature may be. @default "5m" */
-  tolerance?: Duration;
+  tolerance?: Duration | undefined;
 }
 
 /**

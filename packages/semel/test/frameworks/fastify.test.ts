@@ -133,6 +133,15 @@ for (const [name, { fastify, cannot }] of Object.entries(MAJORS)) {
       expect(statusOf(await post("/as-told"))).toBeUndefined();
     });
 
+    test("what a route's config leaves undefined stays the plugin's", async () => {
+      create();
+      await guard(app, { required: true });
+      const config = { idempotency: { required: undefined, retention: undefined } };
+      app.post("/a", { config }, async () => "a");
+      expect((await app.inject({ method: "POST", url: "/a" })).statusCode).toBe(400);
+      expect(statusOf(await post("/a"))).toBe("executed");
+    });
+
     test("a keyed request to a route declared before the plugin had loaded runs nothing", async () => {
       create();
       let runs = 0;

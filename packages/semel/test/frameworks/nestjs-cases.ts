@@ -467,7 +467,7 @@ export function nestCases(platform: Platform): void {
     test("a method's come before its controller's, and those before the module's", async () => {
       const run = counting();
       const methods: Methods = {
-        pay: [run],
+        pay: [run, Idempotent({ required: undefined })],
         refund: [run, Idempotent({ required: false })],
         ping: [run, Idempotent(false)],
       };

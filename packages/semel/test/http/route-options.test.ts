@@ -3,6 +3,7 @@
 import { expect, test } from "vitest";
 import { Idempotency } from "../../src/engine/idempotency.ts";
 import { type HttpOptions, idempotent, operationOf } from "../../src/frameworks/fetch.ts";
+import { laidOver } from "../../src/http/options.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
 import { crash, fixture, turns } from "../engine/fixture.ts";
 
@@ -28,6 +29,13 @@ test("a route may keep less than the instance does, and not more (ST-10)", async
   expect(() => serving({ maxResultBytes: 2 ** 21 }, () => new Response())).toThrow(
     /`maxResultBytes` must be a whole number from 0 to 1048576/,
   );
+});
+
+test("what a route leaves undefined stays as it is for all, but for a scope that is missing", () => {
+  const whole: HttpOptions<Request> = { required: true, header: "X-Key", scope: "shared" };
+  const own = { required: undefined, header: "X-Own", retention: "1h" } as const;
+  expect(laidOver(whole, own)).toEqual({ ...whole, header: "X-Own", retention: "1h" });
+  expect(laidOver(whole, { scope: undefined as never }).scope).toBeUndefined();
 });
 
 test("headers may be left out of replays, and CORS headers put in, route by route (HTTP-13)", async () => {

@@ -10,13 +10,13 @@ import { messageOf } from "../execution.ts";
 
 export interface RetryOptions {
   /** How often it is tried, crashed tries included. */
-  attemptsMax?: number;
+  attemptsMax?: number | undefined;
   /** The n-th pause is random, up to `base · 2^n`. @default "1s" */
-  base?: Duration;
+  base?: Duration | undefined;
   /** The longest pause. @default "1h" */
-  cap?: Duration;
+  cap?: Duration | undefined;
   /** Whether trying again may help; one that throws says yes. @default always */
-  isRetryable?: (error: unknown) => boolean;
+  isRetryable?: ((error: unknown) => boolean) | undefined;
 }
 
 export const RETRY_OPTIONS = ["attemptsMax", "base", "cap", "isRetryable"];

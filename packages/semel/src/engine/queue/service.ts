@@ -6,16 +6,16 @@ import type { Poller } from "./poller.ts";
 
 export interface ServiceOptions {
   /** How many are worked on at once in this process. */
-  concurrency?: number;
+  concurrency?: number | undefined;
   /**
    * How often to look for what other processes have added, give or take half of it. What this process
    * adds is seen at once. @default "1s"
    */
-  pollInterval?: Duration;
+  pollInterval?: Duration | undefined;
   /** How long a claim lasts without being renewed: so long after a crash somebody else goes on. @default "30s" */
-  lease?: Duration;
+  lease?: Duration | undefined;
   /** Closes it. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 export const SERVICE_OPTIONS = ["concurrency", "pollInterval", "lease", "signal"];

@@ -9,7 +9,7 @@ import { connectionOf, type RedisClient } from "./clients.ts";
 
 export interface RedisFrontOptions {
   /** What every key begins with. @default "semel-front:" */
-  prefix?: string;
+  prefix?: string | undefined;
 }
 
 /**
