@@ -105,6 +105,32 @@ describe("heads", () => {
     });
   }
 
+  const LISTS = {
+    flat: ["Set-Cookie", ["a=1", "b=2"], "ETag", '"1"', "set-cookie", "c=3"],
+    pairs: [
+      ["Set-Cookie", ["a=1", "b=2"]],
+      ["ETag", '"1"'],
+      ["set-cookie", "c=3"],
+    ],
+  };
+  for (const [how, list] of Object.entries(LISTS)) {
+    test(`of ${how} may have values of several lines`, async () => {
+      const reply = await twice((_, response) => {
+        response.writeHead(201, list as never).end("done");
+      });
+      expect(reply.headers["set-cookie"]).toEqual(["a=1", "b=2", "c=3"]);
+      expect(field(reply.replay, "etag")).toBe('"1"');
+    });
+  }
+
+  test("of a list without its last value are refused, as Node does", async () => {
+    const { post, errors } = await serving((_, response) => {
+      response.writeHead(201, ["ETag", '"1"', "X-Odd"]).end();
+    });
+    expect((await post()).status).toBe(500);
+    expect(errors[0]).toMatchObject({ code: "ERR_INVALID_ARG_VALUE" });
+  });
+
   test("with repeated lines keep them", async () => {
     const { headers, replay } = await twice((_, response) => {
       response.appendHeader("Link", "<a>").appendHeader("Link", "<b>");
