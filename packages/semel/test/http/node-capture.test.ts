@@ -131,6 +131,17 @@ describe("heads", () => {
     expect(errors[0]).toMatchObject({ code: "ERR_INVALID_ARG_VALUE" });
   });
 
+  test("of a status that was set as text are replayed", async () => {
+    for (const chunked of [false, true]) {
+      const reply = await twice((_, response) => {
+        response.statusCode = "201" as never;
+        if (chunked) response.write("do");
+        response.end("ne");
+      });
+      expect(reply.status).toBe(201);
+    }
+  });
+
   test("with repeated lines keep them", async () => {
     const { headers, replay } = await twice((_, response) => {
       response.appendHeader("Link", "<a>").appendHeader("Link", "<b>");
