@@ -432,7 +432,7 @@ async function settle(
   assertSendableReason(raw);
   run.isSettling = true;
   setMethods(raw, run.original);
-  const status = raw.statusCode;
+  const status = Number(raw.statusCode);
   const body = payload ?? NOTHING;
   const bytes = typeof body === "string" ? Buffer.byteLength(body) : body.byteLength;
   const isKept = bytes <= exchange.resultBytesMax;

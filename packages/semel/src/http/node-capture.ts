@@ -408,7 +408,8 @@ class Capture implements CapturedResponse {
     try {
       const response = this.#response;
       const body = this.#collected();
-      const { statusCode: status } = response;
+      // As it is sent: it may have been set as text, as by Express 4.
+      const status = checkedStatus(response.statusCode);
       const reason = reasonOf(response);
       const headers = this.#streaming ? this.#headersStreamed : headersOf(response);
       const made = { status, headers, body };

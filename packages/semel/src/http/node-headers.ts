@@ -1,6 +1,7 @@
 // The headers of a `node:http` response: read, put back, added to; and responses that no handler made.
 
 import { type ServerResponse, validateHeaderValue } from "node:http";
+import { inspect } from "node:util";
 import { exposedHeaders } from "./cors.ts";
 import { isHttp2 } from "./node-body.ts";
 import { eachField, type HttpResponse } from "./response.ts";
@@ -136,13 +137,31 @@ function hasHeaders(response: ServerResponse, headers: HttpResponse["headers"]):
   );
 }
 
-export function setHeaderPairs(response: ServerResponse, pairs: readonly unknown[]): void {
-  const flat = pairs.flat() as string[];
+/**
+ * Sets the headers of a list, which is one of names and values in turn, or of pairs; as `writeHead` of Node
+ * takes them. A value can be a list itself.
+ *
+ * @throws {TypeError} for a name without a value
+ */
+export function setHeaderPairs(response: ServerResponse, list: readonly unknown[]): void {
   const names = new Set<string>();
-  for (let i = 0; i + 1 < flat.length; i += 2) {
-    const name = flat[i]!;
-    if (names.has(name.toLowerCase())) response.appendHeader(name, flat[i + 1]!);
-    else response.setHeader(name, flat[i + 1]!);
-    names.add(name.toLowerCase());
+  for (const [name, value] of pairsOf(list)) {
+    const field = String(name).toLowerCase();
+    if (names.has(field)) response.appendHeader(name, value);
+    else response.setHeader(name, value);
+    names.add(field);
   }
+}
+
+type Pair = readonly [name: string, value: string | string[]];
+
+function pairsOf(list: readonly unknown[]): readonly Pair[] {
+  if (Array.isArray(list[0])) return list as readonly Pair[];
+  if (list.length % 2 !== 0) {
+    const error = new TypeError(`The argument 'headers' is invalid. Received ${inspect(list)}`);
+    throw Object.assign(error, { code: "ERR_INVALID_ARG_VALUE" });
+  }
+  const pairs: Pair[] = [];
+  for (let i = 0; i < list.length; i += 2) pairs.push([list[i], list[i + 1]] as unknown as Pair);
+  return pairs;
 }

@@ -105,6 +105,43 @@ describe("heads", () => {
     });
   }
 
+  const LISTS = {
+    flat: ["Set-Cookie", ["a=1", "b=2"], "ETag", '"1"', "set-cookie", "c=3"],
+    pairs: [
+      ["Set-Cookie", ["a=1", "b=2"]],
+      ["ETag", '"1"'],
+      ["set-cookie", "c=3"],
+    ],
+  };
+  for (const [how, list] of Object.entries(LISTS)) {
+    test(`of ${how} may have values of several lines`, async () => {
+      const reply = await twice((_, response) => {
+        response.writeHead(201, list as never).end("done");
+      });
+      expect(reply.headers["set-cookie"]).toEqual(["a=1", "b=2", "c=3"]);
+      expect(field(reply.replay, "etag")).toBe('"1"');
+    });
+  }
+
+  test("of a list without its last value are refused, as Node does", async () => {
+    const { post, errors } = await serving((_, response) => {
+      response.writeHead(201, ["ETag", '"1"', "X-Odd"]).end();
+    });
+    expect((await post()).status).toBe(500);
+    expect(errors[0]).toMatchObject({ code: "ERR_INVALID_ARG_VALUE" });
+  });
+
+  test("of a status that was set as text are replayed", async () => {
+    for (const chunked of [false, true]) {
+      const reply = await twice((_, response) => {
+        response.statusCode = "201" as never;
+        if (chunked) response.write("do");
+        response.end("ne");
+      });
+      expect(reply.status).toBe(201);
+    }
+  });
+
   test("with repeated lines keep them", async () => {
     const { headers, replay } = await twice((_, response) => {
       response.appendHeader("Link", "<a>").appendHeader("Link", "<b>");
