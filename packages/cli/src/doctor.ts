@@ -80,7 +80,7 @@ async function diagnose(open: OpenStore): Promise<Diagnosis> {
   } catch (error) {
     // A server that is not reached fails twice; the store's own words are the better ones.
     if (schema.verdict === "mend") return { findings: [schema], windows: [] };
-    throw explained(open.shown, error);
+    throw explained(open, error);
   }
   const findings = [schema, ...own.findings];
   if (schema.verdict === "ok" && open.kind !== "memory") findings.push(...(await contents(open)));

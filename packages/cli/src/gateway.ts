@@ -331,6 +331,6 @@ function adminOf({
 async function prepare(open: OpenStore): Promise<void> {
   if (open.kind !== "sqlite") return assertReady(open);
   await open.migrate().catch((error: unknown) => {
-    throw explained(open.shown, error);
+    throw explained(open, error);
   });
 }

@@ -51,7 +51,7 @@ async function migrate(flags: MigrateFlags): Promise<void> {
     await open.migrate();
     await assertReady(open);
   } catch (error) {
-    throw explained(shown, error);
+    throw explained(open, error);
   } finally {
     await open.close();
   }

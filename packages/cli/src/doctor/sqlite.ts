@@ -3,6 +3,7 @@
 import { statfsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { shownBytes } from "../output.ts";
+import { flagsNaming } from "../stores/address.ts";
 import type { OpenSqlite } from "../stores/sqlite.ts";
 import { type Diagnosis, type Finding, mend, note, ok } from "./finding.ts";
 
@@ -18,14 +19,15 @@ const REMOTE: ReadonlyMap<number, string> = new Map([
 const TMPFS = 0x01021994;
 const FREE_BYTES_MIN = 100 * 2 ** 20;
 
-export async function diagnoseSqlite({ database, path }: OpenSqlite): Promise<Diagnosis> {
+export async function diagnoseSqlite({ database, path, table }: OpenSqlite): Promise<Diagnosis> {
   const pragma = (name: string) => Object.values(database.prepare(`PRAGMA ${name}`).all()[0]!)[0];
   const mode = String(pragma("journal_mode"));
+  const migrate = `semel migrate ${flagsNaming(`sqlite:${path}`, { table })}`;
   const isFull = Number(pragma("synchronous")) >= 2;
   const findings = [
     mode === "wal"
       ? ok("journal", "write-ahead log")
-      : mend("journal", `journal_mode is ${mode}`, "Run `semel migrate`, which sets WAL"),
+      : mend("journal", `journal_mode is ${mode}`, `Run \`${migrate}\`, which sets WAL`),
     isFull
       ? ok("durability", "synchronous = FULL, as the gateway opens the file")
       : note("durability", "synchronous is below FULL"),

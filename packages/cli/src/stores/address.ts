@@ -45,6 +45,21 @@ export function parseAddress(written: string): StoreAddress {
   return { kind, url: written, shown: `${scheme}://${host}${pathname === "/" ? "" : pathname}` };
 }
 
+/** The flags that name a store, for a shell. Without its table or prefix a hint would make another one. */
+export function flagsNaming(
+  shown: string,
+  { table, prefix }: { table?: string | undefined; prefix?: string | undefined },
+): string {
+  const flags = Object.entries({ store: shown, table, prefix });
+  return flags
+    .flatMap(([name, value]) => (value === undefined ? [] : [`--${name} ${quoted(value)}`]))
+    .join(" ");
+}
+
+function quoted(value: string): string {
+  return /^[\w@%+=:,./-]+$/.test(value) ? value : `'${value.replaceAll("'", "'\\''")}'`;
+}
+
 function wrong(message: string): Failure {
   return new Failure(message, { exit: EXIT.usage });
 }

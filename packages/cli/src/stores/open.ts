@@ -6,7 +6,7 @@ import { isSemelError, type Store } from "semel";
 import { memoryStore } from "semel/memory";
 import { fromEnvironment } from "../environment.ts";
 import { EXIT, Failure } from "../failure.ts";
-import { parseAddress, type StoreAddress } from "./address.ts";
+import { flagsNaming, parseAddress, type StoreAddress } from "./address.ts";
 import {
   type OpenMysql,
   type OpenPostgres,
@@ -31,8 +31,8 @@ interface OpenMemory {
   close(): Promise<void>;
 }
 
-/** `shown` is its address without credentials. */
-export type OpenStore = { shown: string } & (
+/** `shown` is its address without credentials, `flags` name it to another command. */
+export type OpenStore = { shown: string; flags: string } & (
   | OpenMemory
   | OpenSqlite
   | OpenPostgres
@@ -81,6 +81,7 @@ export async function openStore(
   const address = parseAddress(flags.store);
   const { shown } = address;
   const { table, prefix } = flags;
+  const names = { shown, flags: flagsNaming(shown, flags) };
   assertNames(address, flags);
   showWarnings(purpose === "serve");
   const server = {
@@ -91,18 +92,18 @@ export async function openStore(
   try {
     switch (address.kind) {
       case "memory":
-        return keptAlive({ ...memory(), shown });
+        return keptAlive({ ...memory(), ...names });
       case "sqlite":
         return keptAlive({
           ...openSqlite(address.path, { mayCreate: purpose !== "administer", table }),
-          shown,
+          ...names,
         });
       case "postgres":
-        return keptAlive({ ...(await openPostgres(address.url, server)), shown });
+        return keptAlive({ ...(await openPostgres(address.url, server)), ...names });
       case "mysql":
-        return keptAlive({ ...(await openMysql(address.url, server)), shown });
+        return keptAlive({ ...(await openMysql(address.url, server)), ...names });
       case "redis":
-        return keptAlive({ ...(await openRedis(address.url, shown, server)), shown });
+        return keptAlive({ ...(await openRedis(address.url, shown, server)), ...names });
     }
   } catch (error) {
     // What a client says of an address that it cannot read may repeat it, with its password.
@@ -119,11 +120,11 @@ export async function openStore(
  *
  * @throws {Failure} when it is not reached, not migrated, of a newer version, or evicts records
  */
-export async function assertReady({ store, shown }: OpenStore): Promise<void> {
+export async function assertReady(open: OpenStore): Promise<void> {
   try {
-    await store.read(NO_RECORD);
+    await open.store.read(NO_RECORD);
   } catch (error) {
-    throw explained(shown, error);
+    throw explained(open, error);
   }
 }
 
@@ -149,19 +150,19 @@ export async function withStore<Answer>(
     await assertReady(open);
     return await work(open);
   } catch (error) {
-    throw explained(open.shown, error);
+    throw explained(open, error);
   } finally {
     await open.close();
   }
 }
 
 /** A store's error with its address, and with the command that mends it. */
-export function explained(shown: string, error: unknown): unknown {
+export function explained({ shown, flags }: OpenStore, error: unknown): unknown {
   if (!isSemelError(error) || !error.code.startsWith("store-")) return error;
-  const migrate = `run \`semel migrate --store ${shown}\``;
   const message = error.message.replace(
     /call `await store\.migrate\(\)`, or run `semel migrate`/,
-    migrate,
+    // Not a string, whose `$` would have a meaning.
+    () => `run \`semel migrate ${flags}\``,
   );
   const isSilent = error.code === "store-unavailable";
   const reach = "; check that the server runs there, and that this machine may reach it";

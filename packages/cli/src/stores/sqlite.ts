@@ -4,6 +4,7 @@ import { existsSync } from "node:fs";
 import libsql from "libsql";
 import { type SqliteDatabase, type SqliteStore, sqliteStore } from "semel/sqlite";
 import { Failure } from "../failure.ts";
+import { flagsNaming } from "./address.ts";
 
 export type CommandDatabase = SqliteDatabase & { close(): unknown };
 type DatabaseConstructor = new (path: string) => CommandDatabase;
@@ -26,7 +27,7 @@ export function openSqlite(
   // SQLite makes what it does not find; an address in a URI's form is SQLite's own to read.
   if (!mayCreate && !path.startsWith("file:") && !existsSync(path)) {
     throw new Failure(
-      `--store sqlite:${path}: there is no such file; name the one that the gateway or the application uses, or make one with \`semel migrate --store sqlite:${path}\``,
+      `--store sqlite:${path}: there is no such file; name the one that the gateway or the application uses, or make one with \`semel migrate ${flagsNaming(`sqlite:${path}`, { table })}\``,
     );
   }
   const database = openDatabase(path);

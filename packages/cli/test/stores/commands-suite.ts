@@ -46,6 +46,15 @@ function describeMigration({ name }: Kind, flags: string[]): void {
     expect(gateway).toMatchObject({ code: 1, stderr: expect.stringMatching(says) });
   });
 
+  test("what a command says to run names the tables that it was asked about", async () => {
+    const named = ["--table", "audit log"];
+    const stats = await semel("stats", ...flags, ...named);
+    const hint = expect.stringMatching(/`semel migrate --store \S+ --table 'audit log'`/);
+    expect(stats).toMatchObject({ code: 1, stderr: hint });
+    const doctor = await semel("doctor", ...flags, ...named);
+    expect(doctor.stdout + doctor.stderr).toEqual(hint);
+  });
+
   test("many migrate at once, and again", async () => {
     const all = await Promise.all([1, 2, 3, 4].map(() => semel("migrate", "--json", ...flags)));
     for (const { code, stdout, stderr } of [...all, await semel("migrate", "--json", ...flags)]) {

@@ -40,6 +40,16 @@ beforeAll(() => {
 
 afterAll(() => rmSync(FOLDER, { recursive: true, force: true }));
 
+test("the page that npm shows says how to install the package, and names all that can be imported", () => {
+  const folder = join(ROOT, "packages/semel");
+  const page = readFileSync(join(folder, "README.md"), "utf8");
+  const manifest = JSON.parse(readFileSync(join(folder, "package.json"), "utf8"));
+  const paths = Object.keys(manifest.exports).filter((path) => path !== "./package.json");
+  const named = paths.map((path) => `\`semel${path.slice(1)}\``);
+  expect(named.filter((name) => !page.includes(name))).toEqual([]);
+  expect(page).toContain("npm install semel");
+});
+
 test("code in documents compiles under the strictest flags", () => {
   const program = ts.createProgram(
     blocks.map(({ name }) => join(FOLDER, `${name}.mts`)),
