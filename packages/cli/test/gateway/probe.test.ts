@@ -11,6 +11,7 @@ afterEach(cleanUp);
 interface Asked {
   url: string | undefined;
   authorization: string | undefined;
+  host: unknown;
 }
 
 /** A service whose first POST breaks off, with or without its effect. */
@@ -22,7 +23,8 @@ async function lossy(answer: (key: string, effects: string[]) => [status: number
   const behind = await upstream((request, response) => {
     const { method, url, headers } = request;
     if (method === "GET") {
-      asked.push({ url, authorization: headers.authorization });
+      const { authorization, "x-forwarded-host": host } = headers;
+      asked.push({ url, authorization, host });
       const key = new URL(url!, "http://a").searchParams.get("key") ?? "";
       const [status, body] = answer(key, effects);
       return void response.writeHead(status, { "content-type": "text/x" }).end(body);
@@ -89,7 +91,11 @@ test("applied: callers get what the service says, and nothing runs a second time
   expect(await post(url, "after")).toMatchObject({ status: 201, text: "yes", state: "replayed" });
   expect(behind.effects).toHaveLength(1);
   expect(behind.asked).toEqual([
-    { url: "/lookup?key=k%261&account=7&q=a%26b", authorization: "Bearer a" },
+    {
+      url: "/lookup?key=k%261&account=7&q=a%26b",
+      authorization: "Bearer a",
+      host: new URL(url).host,
+    },
   ]);
 });
 
