@@ -56,20 +56,29 @@ export function listenAddress(written: string): ListenAddress {
   throw new InvalidArgumentError("Write HOST:PORT, such as 127.0.0.1:8080, [::1]:8080 or 8080.");
 }
 
+/**
+ * Refuses an address with a user or a password, whatever else is wrong with it: Commander's own message
+ * would repeat what was written.
+ *
+ * @throws {Failure}
+ */
+export function assertNoPassword(written: string, what: string): void {
+  const url = URL.canParse(written) ? new URL(written) : undefined;
+  const isHttp = url !== undefined && /^https?:$/.test(url.protocol);
+  const hasPassword = isHttp ? url.username + url.password !== "" : written.includes("@");
+  if (!hasPassword) return;
+  const message = `${what} holds a user or a password: write it without, and let the service itself ask for them`;
+  throw new Failure(message, { exit: EXIT.usage });
+}
+
 /** The origin of a service: `http://HOST:PORT` or `https://HOST`, without a path. */
 export function origin(written: string): URL {
+  assertNoPassword(written, "--upstream");
   const url = URL.canParse(written) ? new URL(written) : undefined;
   const isHttp = url?.protocol === "http:" || url?.protocol === "https:";
   if (!url || !isHttp || url.hostname === "") {
     throw new InvalidArgumentError(
       "Write the service's address with its scheme, such as http://127.0.0.1:3000.",
-    );
-  }
-  if (url.username || url.password) {
-    // Commander's own message would repeat what was written.
-    throw new Failure(
-      `--upstream holds a user or a password: write ${url.origin}, and let the service itself ask for them`,
-      { exit: EXIT.usage },
     );
   }
   if (url.pathname !== "/" || url.search || url.hash) {

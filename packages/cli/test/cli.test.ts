@@ -117,6 +117,18 @@ const WRONG: [args: string[], says: RegExp][] = [
   [["gateway", ...UPSTREAM, "--mode", "dry"], /--mode.*enforce, audit/],
   [["gateway", "--config", "nowhere.yaml"], /--config nowhere\.yaml: there is no such file/],
   [["gateway", ...UPSTREAM, "--scope", "header:a b"], /--scope.*header:NAME/],
+  ...[
+    ["--upstream", "http//me:secret@h"],
+    ["--upstream", "http:\\\\me:secret@h"],
+    ["--jwks", "https://me:secret@h/jwks"],
+    ["--jwks", "htps:me:secret@h/#a"],
+    ["--scope", "auth-request:https://me:secret@h/"],
+    ["--jwks", "https://me:sec/secret@h"],
+    ["--scope", "auth-requst:https://me:secret@h/"],
+  ].map((flag): [string[], RegExp] => [
+    ["gateway", ...UPSTREAM, ...flag],
+    /^error: (?!.*secret).*holds a user or a password/,
+  ]),
   [["gateway", ...UPSTREAM, "--methods", "POST,GET"], /--methods holds "GET"/],
   [["gateway", ...UPSTREAM, "--methods", "POST;PATCH"], /There is no method "POST;PATCH"/],
   [["gateway", ...UPSTREAM, "--retention", "1 day"], /--retention.*such as 250ms/],

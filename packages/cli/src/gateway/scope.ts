@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import type { IncomingMessage } from "node:http";
 import { InvalidArgumentError } from "commander";
 import { ScopeMissing } from "semel";
+import { assertNoPassword } from "../flags.ts";
 import { fieldLines } from "./headers.ts";
 
 /** What tells callers apart. */
@@ -32,6 +33,7 @@ export function parseScope(written: string): Scope {
   if (kind === "header" && TOKEN.test(rest)) return { kind, name: rest.toLowerCase() };
   if (kind === "jwt" && CLAIM.test(rest)) return { kind, claim: rest };
   if (kind === "auth-request") return { kind, url: serviceUrl(rest) };
+  assertNoPassword(written, "the scope");
   throw new InvalidArgumentError(`It is ${FORMS}.`);
 }
 
@@ -40,11 +42,11 @@ const CLAIM = /^[\x21-\x7e]{1,200}$/;
 
 /** The address of a service that answers about callers. */
 export function serviceUrl(written: string): URL {
+  assertNoPassword(written, "the service's address");
   const url = URL.canParse(written) ? new URL(written) : undefined;
-  if (url && /^https?:$/.test(url.protocol) && !url.username && !url.password && !url.hash)
-    return url;
+  if (url && /^https?:$/.test(url.protocol) && !url.hash) return url;
   throw new InvalidArgumentError(
-    "Write a whole address such as https://auth.example/check, without user, password or fragment.",
+    "Write a whole address such as https://auth.example/check, without a fragment.",
   );
 }
 

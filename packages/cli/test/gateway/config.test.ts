@@ -130,6 +130,15 @@ test("everything that is wrong is told at once, and no secret is repeated", asyn
   const { stderr } = await checked(UPSTREAM, `store: [${secret}]`, "mode: dry", "lisen: 1");
   expect(stderr.trim().split("\n")).toHaveLength(3);
   expect(stderr).not.toContain("s3cret");
+  const addresses = await checked(
+    ...["upstream: https://me:s3cret@h", "jwt: { jwks: 'https://me:s3cret@h/' }"],
+    "scope: auth-request:https://me:s3cret@h/",
+  );
+  expect(addresses.stderr.match(/holds a user or a password/g)).toHaveLength(3);
+  const misshapen = await checked(
+    ...["upstream: [https://me:s3cret@h]", "jwt: { jwks: 'me:s3cret@h' }", "mode: me:s3cret@h"],
+  );
+  expect(addresses.stderr + misshapen.stderr).not.toContain("s3cret");
   const expanded = await checked(UPSTREAM, "table: 1", `store: "${secret}"`);
   expect(expanded.stderr).not.toContain("s3cret");
 });

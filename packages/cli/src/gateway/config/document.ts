@@ -78,7 +78,8 @@ export class ConfigDocument {
   written(path: ValuePath): string {
     const node = this.#document.getIn(path, true);
     if (!isScalar(node)) return isCollection(node) ? "something of several parts" : "nothing";
-    return isSecret(path) ? "this" : JSON.stringify(node.source ?? String(node.value));
+    const text = node.source ?? String(node.value);
+    return isSecret(path) || text.includes("@") ? "this" : JSON.stringify(text);
   }
 
   /** All that is wrong, as one failure. */
