@@ -20,7 +20,7 @@ import {
 } from "./flags.ts";
 import { AccessLog, type LogFormat } from "./gateway/access-log.ts";
 import { type GivenFlags, type Settings, settingsOf } from "./gateway/config/settings.ts";
-import { handoverOn, sayThatItServes } from "./gateway/handover.ts";
+import { endSuccessor, handoverOn, sayThatItServes } from "./gateway/handover.ts";
 import type { GatewayOptions } from "./gateway/options.ts";
 import { Gateway } from "./gateway/proxy.ts";
 import { reloadOn } from "./gateway/reload.ts";
@@ -276,6 +276,7 @@ async function serve(given: GivenFlags, settings: Settings, log: AccessLog): Pro
     );
     sayThatItServes();
     await Promise.race([signalled, handedOver]);
+    endSuccessor();
     log.note("stopping", "Stopping: waiting for what runs");
     const cut = await gateway.stop(latest().flags.drain);
     if (gateway.options.mode === "audit") gateway.audit.tell();

@@ -137,8 +137,7 @@ export class AdminListener {
   }
 
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    const url = new URL(request.url ?? "/", "http://admin");
-    const path = url.pathname;
+    const { pathname: path, searchParams } = targetOf(request);
     if (this.#options.health.answers(request, response)) return;
     refuse(this.#access.misdirected(request));
     if (this.#assets.answers(request, response, path)) return;
@@ -158,7 +157,7 @@ export class AdminListener {
     }
     const answer = (isChange ? this.#changes : this.#questions)[path];
     if (answer === undefined) throw new Refused(404, "no-such-path", "There is nothing here");
-    sendJson(response, 200, await answer(url.searchParams, request));
+    sendJson(response, 200, await answer(searchParams, request));
   }
 
   readonly #questions: Record<string, Answer> = {
@@ -228,6 +227,12 @@ export class AdminListener {
     if (this.#live.watch(response)) return;
     throw new Refused(503, "too-many", "Too many are watching; close a page");
   }
+}
+
+/** @throws {Refused} when it is none, such as `//[` */
+function targetOf({ url = "/" }: IncomingMessage): URL {
+  if (URL.canParse(url, "http://admin")) return new URL(url, "http://admin");
+  throw new Refused(400, "target-invalid", "The request's target is no path");
 }
 
 function refuse(refusal: Refusal | undefined): void {

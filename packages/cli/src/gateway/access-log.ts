@@ -6,9 +6,13 @@ import { jsonLog } from "../logger.ts";
 
 export type LogFormat = "json" | "pretty" | "none";
 
+/** Nothing was answered, because the client left before; by this status nginx's logs say so, too. */
+const CLIENT_LEFT = 499;
+
 export interface RequestLine {
   method: string;
   path: string;
+  /** As it was answered; 499 when no answer had begun before the client left. */
   status: number;
   /** What became of its operation, if it is one: `Idempotency-Status`. */
   idempotency?: string;
@@ -58,7 +62,7 @@ export class AccessLog {
       const idempotency = response.getHeader("idempotency-status");
       const broken = breakages.get(response);
       this.request(request, {
-        status: response.statusCode,
+        status: hasBegun(response) ? response.statusCode : CLIENT_LEFT,
         durationMs: Math.round(performance.now() - startedAt),
         ...(typeof idempotency === "string" && { idempotency }),
         ...(!response.writableFinished && { clientLeft: true as const }),
@@ -79,6 +83,11 @@ export class AccessLog {
         ...whole,
       });
   }
+}
+
+/** Whether any of an answer has left: what waits for its turn has a head, and no connection. */
+function hasBegun({ writableFinished, headersSent, socket }: ServerResponse): boolean {
+  return writableFinished || (headersSent && socket !== null);
 }
 
 /** The path without what may be secret: a query, a fragment, the credentials of a URL. */

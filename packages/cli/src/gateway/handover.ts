@@ -14,8 +14,19 @@ const STREAMS = ["ignore", "inherit", "inherit", "ipc"] as const;
 
 /** Tells a predecessor, if there is one, that this process serves. */
 export function sayThatItServes(): void {
-  if (process.send === undefined) return;
-  process.send("serving", () => process.disconnect());
+  if (process.send === undefined || !process.connected) return;
+  process.send("serving", () => {
+    // It may have ended meanwhile, and the channel with it.
+    if (process.connected) process.disconnect();
+  });
+}
+
+/** One that does not serve yet. */
+let successor: ChildProcess | undefined;
+
+/** Ends a successor that does not serve yet: who stops this process wants none in its place. */
+export function endSuccessor(): void {
+  successor?.removeAllListeners().kill();
 }
 
 /**
@@ -60,11 +71,14 @@ async function startSuccessor(): Promise<number> {
     env: { ...process.env, [HANDED_ON]: names },
     stdio: [...STREAMS, ...descriptors],
   });
+  successor = child;
   try {
     await serving(child);
   } catch (error) {
     child.kill("SIGKILL");
     throw error;
+  } finally {
+    successor = undefined;
   }
   child.unref();
   return child.pid!;

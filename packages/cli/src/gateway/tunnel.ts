@@ -30,7 +30,7 @@ export class Tunnels {
   /** Serves a server's upgrades. */
   serve(server: Server, exchanges: Exchanges, opened: Opened): void {
     server.on("upgrade", (request, socket, head) => {
-      socket.on("error", () => socket.destroy());
+      socket.on("error", destroyed);
       if (exchanges.endAfterAnswers(socket)) return;
       const target = targetOf(request);
       const isServed = target !== undefined && ambiguityOf(request) === undefined;
@@ -82,6 +82,11 @@ export class Tunnels {
     this.#sockets.add(socket);
     socket.once("close", () => this.#sockets.delete(socket));
   }
+}
+
+/** The same for all, so that it can be taken off again. */
+function destroyed(this: Duplex): void {
+  this.destroy();
 }
 
 function isTunnel(request: IncomingMessage): boolean {
@@ -155,6 +160,8 @@ function continueWithout(
   if (tokens.length > 0) headers.push("Connection", tokens.join(", "));
   const line = `${method} ${url} HTTP/${httpVersion}`;
   socket.unshift(Buffer.concat([headBytes(line, headers), rest]));
+  // From here on it has the server's own; the next request may ask to upgrade again.
+  socket.off("error", destroyed);
   server.emit("connection", socket);
 }
 

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { afterEach, describe, expect, test } from "vitest";
 import { cleanUp, folder, gateway, semel, started, upstream } from "../processes.ts";
+import { message, rawConnection } from "../raw-http.ts";
 import { administered, adminUrl, api, ask, SCOPE, TOKEN } from "./administering.ts";
 
 afterEach(cleanUp);
@@ -41,6 +42,16 @@ describe("health (GW-5)", () => {
     open[0]!();
     expect(await (await pending).text()).toBe("late");
   });
+});
+
+test("a target that is no address is refused, and nothing fails", async () => {
+  const { process, url } = await administered();
+  for (const target of ["//[", "http://[", "/\\\\["]) {
+    const client = await rawConnection(Number(new URL(url).port));
+    client.write(message(`GET ${target} HTTP/1.1`, "Host: localhost", "Connection: close"));
+    expect(await client.closed(), target).toMatch(/^HTTP\/1\.1 400 .*target-invalid/s);
+  }
+  expect(process.log.filter(({ level }) => level === "error")).toEqual([]);
 });
 
 async function until(condition: () => boolean): Promise<void> {

@@ -201,6 +201,21 @@ test("a service names the caller: it gets the head, and its answer decides", asy
   expect(who.seen).toHaveLength(11);
 });
 
+test("the head that the service gets says nothing that only the gateway may say", async () => {
+  const [who, behind] = [await authority(), await service()];
+  const { url } = await gateway(behind.url, "--scope", `auth-request:${who.url}/check`);
+  const headers = {
+    ...{ authorization: "Bearer alice-1", "idempotency-key": "k" },
+    ...{ "x-original-uri": "/public", X_Original_URI: "/public", "X-Original_Method": "GET" },
+    ...{ Content_Length: "5" },
+  };
+  expect((await fetch(`${url}/pay`, { method: "POST", headers, body: "pay" })).status).toBe(201);
+  const names = who.seen[0]!.rawHeaders.filter((_, at) => at % 2 === 0);
+  expect(names.filter((name) => /original|content/i.test(name))).toEqual([
+    ...["X-Original-Method", "X-Original-URI"],
+  ]);
+});
+
 test("a service that cannot be reached lets nobody in", async () => {
   const behind = await service();
   const closed = createServer().listen(0);

@@ -2,6 +2,7 @@
 // successor, or by a service manager that keeps them meanwhile.
 
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { writeFile } from "node:fs/promises";
 import { Agent, request as httpRequest } from "node:http";
 import { connect, createServer } from "node:net";
@@ -105,6 +106,19 @@ test("a successor that cannot start leaves everything as it is", async () => {
   const refused = await inMemory.logged(({ event }) => event === "handover-failed");
   expect(refused["reason"]).toContain("memory:");
   expect(await poster(inMemory.url)("k2")).toBe("201");
+});
+
+test("a stop while a successor starts is the successor's, too", async () => {
+  const behind = await charging();
+  const store = `sqlite:${join(await folder(), "semel.db")}`;
+  const front = await gateway(behind.url, "--store", store);
+  // Its standard streams are the successor's as well, and end with it.
+  const closed = once(front.child, "close");
+  front.child.kill("SIGUSR2");
+  expect(await front.end("SIGTERM")).toBe(0);
+  await closed;
+  expect(front.stderr()).toBe("");
+  await expect(fetch(front.url)).rejects.toThrow();
 });
 
 const MAIN = fileURLToPath(new URL("../../dist/main.js", import.meta.url));

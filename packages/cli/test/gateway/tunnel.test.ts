@@ -116,3 +116,17 @@ test("HTTP/2 is not tunnelled, because keyed requests could hide in it", async (
   }
   expect(behind.seen).toEqual([]);
 });
+
+test("a connection whose every request asks to upgrade in vain gathers nothing", async () => {
+  const behind = await mirror();
+  const { port, stderr, end } = await gateway(behind.url);
+  const client = await rawConnection(port);
+  for (let n = 1; n <= 20; n++) {
+    client.write(message(`GET /${n} HTTP/1.1`, "Host: a", "Connection: Upgrade", "Upgrade: h2c"));
+    while (client.received().split("plain GET").length <= n) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  }
+  expect(await end("SIGTERM")).toBe(0);
+  expect(stderr()).toBe("");
+});

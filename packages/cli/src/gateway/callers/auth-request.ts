@@ -52,10 +52,13 @@ export function askedCaller(
   };
 }
 
-/** What describes a body that is not sent along, and what only the gateway says. */
+/**
+ * What describes a body that is not sent along, and what only the gateway says. Underscores too: servers
+ * with CGI-like variables take them for dashes.
+ */
 function withoutBody(headers: readonly string[]): string[] {
   return headers.filter((_, at) => {
-    const name = headers[at - (at % 2)]!.toLowerCase();
+    const name = headers[at - (at % 2)]!.toLowerCase().replaceAll("_", "-");
     return !name.startsWith("content-") && !name.startsWith("x-original-");
   });
 }
