@@ -14,7 +14,6 @@ import {
 } from "semel/http";
 import { messageOf } from "../failure.ts";
 import { type AccessLog, pathOf } from "./access-log.ts";
-import type { HostedRequest } from "./asked-host.ts";
 import type { ToldApart } from "./callers/callers.ts";
 import { forwardPlain, type Passage, type Watching } from "./forward.ts";
 import { fieldLines } from "./headers.ts";
@@ -195,11 +194,11 @@ function apart(scope: ToldApart["scope"]): ToldApart["scope"] {
   };
 }
 
-function incoming(request: HostedRequest, sent: SentBody): IncomingRequest<IncomingMessage> {
+function incoming(request: IncomingMessage, sent: SentBody): IncomingRequest<IncomingMessage> {
   return {
     request,
     method: request.method ?? "GET",
-    target: request.originalUrl ?? request.url ?? "/",
+    target: request.url ?? "/",
     headerLines: (name) => fieldLines(request.rawHeaders, name),
     body: () => sent.body,
   };

@@ -5,7 +5,6 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import type { HttpOperation } from "semel/node";
 import { TIMER_MS_MAX } from "../flags.ts";
 import { noteBreakage } from "./access-log.ts";
-import { clientHostOf } from "./asked-host.ts";
 import { isWhole } from "./framing.ts";
 import { fieldLines, requestHeaders } from "./headers.ts";
 import { sendProblem } from "./problem.ts";
@@ -34,16 +33,25 @@ export interface Watching {
 /** Methods that Node sends without a framing header when they have no body. */
 const BODILESS = new Set(["GET", "HEAD", "DELETE", "OPTIONS", "TRACE"]);
 
+/** Where a request keeps the host that its client asked for, which its line may say instead of `Host`. */
+const CLIENT_HOST = Symbol("semel.client-host");
+
+type Forwarded = IncomingMessage & { [CLIENT_HOST]?: string | undefined };
+
+export function setClientHost(request: Forwarded, host: string | undefined): void {
+  request[CLIENT_HOST] = host;
+}
+
 /** The upstream's head for a request, framed by `framing`. */
 export function upstreamHead(
-  request: IncomingMessage,
+  request: Forwarded,
   { upstream, trustForwarded, scopeHeaders }: Passage,
   framing: readonly string[],
   attempt?: number,
 ): UpstreamRequest {
   const headers = requestHeaders(request, {
     host: upstream.origin.host,
-    clientHost: clientHostOf(request),
+    clientHost: request[CLIENT_HOST],
     trustForwarded,
     scopeHeaders,
     attempt,

@@ -36,18 +36,11 @@ type Verdict = ProbeVerdict<Partial<HttpResponse>>;
 type Probe = (operation: Operation) => Promise<Verdict>;
 
 /** The request that is being admitted, for the probe of the attempt before it. */
-const admitted = new AsyncLocalStorage<Admitted>();
-
-interface Admitted {
-  request: IncomingMessage;
-  parts: PathParts;
-  /** The host that it asks for. */
-  host: string | undefined;
-}
+const admitted = new AsyncLocalStorage<{ request: IncomingMessage; parts: PathParts }>();
 
 /** Lets a probe that is run in `work` know the request. */
-export function withProbing<T>(request: Admitted, work: () => T): T {
-  return admitted.run(request, work);
+export function withProbing<T>(request: IncomingMessage, parts: PathParts, work: () => T): T {
+  return admitted.run({ request, parts }, work);
 }
 
 /** Headers of the probe's answer that callers get. */
@@ -105,13 +98,11 @@ async function asked(
 
 function headOf(
   options: ProbeOptions,
-  facts: TemplateFacts & Pick<Admitted, "host">,
+  facts: TemplateFacts,
   host: string,
 ): UpstreamRequest | undefined {
   const path = filled(options.target, facts, inTarget);
   const headers = ["Host", host, "Accept-Encoding", "identity", "Via", "1.1 semel"];
-  const saysHost = options.headers.some(([name]) => name.toLowerCase() === "x-forwarded-host");
-  if (facts.host !== undefined && !saysHost) headers.push("X-Forwarded-Host", facts.host);
   for (const [name, template] of options.headers) {
     const value = filled(template, facts, inHeader);
     if (value === undefined) return undefined;

@@ -6,7 +6,6 @@ import type { Idempotency } from "semel";
 import type { HttpOptions } from "semel/http";
 import { idempotent, operationOf } from "semel/node";
 import type { AccessLog } from "./access-log.ts";
-import { askedHost, countHost } from "./asked-host.ts";
 import type { Audit } from "./audit.ts";
 import { Callers, type KeySets } from "./callers/callers.ts";
 import { forwardOperation, forwardPlain, type Passage } from "./forward.ts";
@@ -79,10 +78,8 @@ export class Routes {
   /** Serves a request; it never rejects. */
   async serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const { route, parts } = this.#find(request);
-    if (isOperation(request, route)) {
-      countHost(request, this.options.trustForwarded);
-      await route.operate(request, response, parts);
-    } else await forwardPlain(request, response, route.passage);
+    if (isOperation(request, route)) await route.operate(request, response, parts);
+    else await forwardPlain(request, response, route.passage);
   }
 
   /** Lets go of what is idle; what runs goes on. */
@@ -145,10 +142,7 @@ export class Routes {
       },
     );
     const operate: Handler = passage.isProbed
-      ? (request, response, parts) => {
-          const host = askedHost(request, passage.trustForwarded);
-          return withProbing({ request, parts, host }, () => handle(request, response));
-        }
+      ? (request, response, parts) => withProbing(request, parts, () => handle(request, response))
       : handle;
     if (find === undefined) return operate;
     return async (request, response, parts) => {

@@ -4,9 +4,8 @@
 import { type IncomingMessage, type Server, ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
-import { setClientHost } from "./asked-host.ts";
 import type { Exchanges } from "./exchanges.ts";
-import { type Passage, upstreamHead } from "./forward.ts";
+import { type Passage, setClientHost, upstreamHead } from "./forward.ts";
 import { ambiguityOf, targetOf } from "./framing.ts";
 import { connectionTokens, fieldLines, responseHeaders } from "./headers.ts";
 import { sendProblem } from "./problem.ts";

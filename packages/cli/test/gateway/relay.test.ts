@@ -23,7 +23,7 @@ for (const [what, key] of [
     const { port, url, logged } = await gateway(behind.url, ...flags);
     const client = await rawConnection(port);
     client.socket.pause();
-    const head = message("POST /report HTTP/1.1", "Host: localhost", "Content-Length: 2");
+    const head = message("POST /report HTTP/1.1", "Host: a", "Content-Length: 2");
     client.write(`${head.slice(0, -2)}${key}\r\na`);
     await pause(50);
     client.write("b");
