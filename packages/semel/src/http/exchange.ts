@@ -11,6 +11,7 @@ import type { Step } from "../engine/steps.ts";
 import {
   AttemptSuperseded,
   type ErrorCode,
+  InvalidOption,
   isSemelError,
   KeyInvalid,
   KeyMissing,
@@ -136,9 +137,9 @@ export class HttpLayer<Request> {
     }
   }
 
-  /** @throws what is not Semel's own */
+  /** @throws what is not Semel's own, or what the application has to hear of */
   #refusal(error: unknown): Extract<Decision, { kind: "respond" }> {
-    if (!isSemelError(error)) throw error;
+    if (!isSemelError(error) || error instanceof InvalidOption) throw error;
     return { kind: "respond", response: this.problem(error) };
   }
 

@@ -3,10 +3,10 @@
 
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { InvalidOption, KeyInvalid, NotApplied } from "../errors.ts";
-import type { Body } from "./body-fingerprint.ts";
+import type { Body, UploadedFile } from "./body-fingerprint.ts";
 import type { Exchange, HttpLayer, IncomingRequest } from "./exchange.ts";
 import { shareInlineCaches } from "./hidden-class.ts";
-import { discardBody, hasBody, hasLeft, isConsumed, peekBody } from "./node-body.ts";
+import { bodyLeft, discardBody, hasBody, hasLeft, isTaken, peekBody } from "./node-body.ts";
 import { captureResponse } from "./node-capture.ts";
 import { sendResponse } from "./node-headers.ts";
 import { operationOf, setOperation } from "./operation-of.ts";
@@ -97,15 +97,22 @@ class IncomingNodeRequest<Request> implements IncomingRequest<Request> {
   body(bytesMax: number): Body | Promise<Body> {
     const message = this.#message;
     if (!hasBody(message)) return { bytes: NOTHING };
-    if (!isConsumed(message)) {
+    if (!isTaken(message)) {
       const bytes = peekBody(message, bytesMax);
       return bytes instanceof Promise ? bytes.then((bytes) => ({ bytes })) : { bytes };
     }
     // Verification hooks of body parsers keep the exact bytes here.
     const { rawBody } = message as { rawBody?: unknown };
-    if (rawBody instanceof Uint8Array) return { bytes: rawBody };
-    return { parsed: this.#facts.parsedBody() };
+    const left = bodyLeft(message, this.#facts.parsedBody(), rawBody);
+    const files = filesOf(message);
+    return "bytes" in left || files.length === 0 ? left : { ...left, files };
   }
+}
+
+/** What `multer` has left beside the fields of a form: one file, a list of them, or lists by name. */
+function filesOf(message: object): UploadedFile[] {
+  const { file, files } = message as { file?: UploadedFile; files?: object };
+  return [file ?? [], Object.values(files ?? {})].flat(2);
 }
 
 /** Sends a response that no handler made. */
