@@ -248,8 +248,7 @@ const REPLAYED = [
 /** A request that runs: it ends by its response, or by the handler's failure. */
 export class Exchange implements HttpOperation {
   readonly isBuffered = false;
-  /** The handler is at work, where its adapter knows when it ends. */
-  isHandling = false;
+  isHandling: boolean | undefined = undefined;
   isByHandler = false;
   readonly #layer: HttpLayer<never>;
   readonly #idempotency: Idempotency;
@@ -436,7 +435,7 @@ export class Exchange implements HttpOperation {
 
   /** Whether the key could run again while its handler is still at work: somebody else gave it up. */
   #isPremature({ kind }: AttemptEnd | Leave): boolean {
-    return kind === "release" && this.isHandling && this.#declared === undefined;
+    return kind === "release" && this.isHandling === true && this.#declared === undefined;
   }
 
   /** A handler that has answered by itself has ended with this turn. Nobody knows what another one does yet. */

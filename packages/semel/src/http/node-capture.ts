@@ -31,8 +31,8 @@ type HeadersArgument = OutgoingHttpHeaders | OutgoingHttpHeader[];
 export interface ResponseTaker {
   /** Nothing leaves before the end, and what was made can be made again. */
   readonly isBuffered: boolean;
-  /** The handler is at work, where it is known when it ends. */
-  isHandling: boolean;
+  /** Whether the handler is at work; `undefined` where nobody knows when it ends. */
+  isHandling: boolean | undefined;
   /** It is the handler that answers, and not a time limit outside: it streams, or waits until it has answered. */
   isByHandler: boolean;
   /** How long a handler may go on when the client is gone. */
@@ -500,15 +500,35 @@ class Capture implements CapturedResponse {
     this.#bodyLost = response.req.readableLength > 0;
     if (this.#ended) return;
     if (this.#streaming) this.#startGrace();
+    else this.#awaitHandler(0);
     // The connection will not drain any more; whoever waits for that goes on.
     process.nextTick(() => {
       if (!this.#ended) this.#original.emit.call(response, "drain");
     });
   }
 
+  /**
+   * A handler that saw its client leave may never answer, and its key would be in progress for ever. One that
+   * is at work is waited for; one that has returned may answer yet, by a callback.
+   */
+  #awaitHandler(leases: number): void {
+    this.#cancelGrace = systemClock.schedule(this.#exchange.leaseMs, () => {
+      if (this.#ended) return;
+      const { isHandling } = this.#exchange;
+      if (isHandling || leases < (isHandling === false ? 1 : UNKNOWN_LEASES)) {
+        this.#awaitHandler(isHandling ? 0 : leases + 1);
+        return;
+      }
+      this.#gaveUp = true;
+      this.#announceClose();
+      if (!this.#ended) void this.#breakOff(undefined);
+    });
+  }
+
   /** Endless streams must learn that nobody listens. One that began and never ends is no result. */
   #startGrace(): void {
     const { leaseMs } = this.#exchange;
+    this.#cancelGrace?.();
     this.#cancelGrace = systemClock.schedule(leaseMs, () => {
       if (this.#ended) return;
       this.#gaveUp = true;
@@ -558,6 +578,9 @@ interface End {
   encoding: BufferEncoding | undefined;
   callback: Callback | undefined;
 }
+
+/** For how long a handler is waited for whose client has left, where nobody knows whether it is at work. */
+const UNKNOWN_LEASES = 9;
 
 const LOST: Answer = { headers: [] };
 

@@ -101,7 +101,8 @@ class BufferedTaker implements ResponseTaker {
   readonly leaseMs: number;
   readonly resultBytesMax = Number.POSITIVE_INFINITY;
   readonly failure = undefined;
-  isHandling = false;
+  /** Whoever waits for the response waits for a lease. */
+  isHandling = true;
   isByHandler = false;
   onFailed: (() => void) | undefined;
   readonly #response: ServerResponse;

@@ -361,6 +361,43 @@ describe("clients that left", () => {
     expect((await idempotency.get({ key: "k" }))?.reason).toContain("response-broken");
   });
 
+  /** The record of an operation that is in progress no more. */
+  async function ended(idempotency: Idempotency) {
+    for (let tries = 0; tries < 1_000; tries++) {
+      const record = await idempotency.get({ key: "k" });
+      if (record?.state !== "running") return record;
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+    throw new Error("it is in progress for ever");
+  }
+
+  test("a handler that sees it and never answers does not keep its key busy", async () => {
+    const { client, idempotency } = await abandoned(gone, { lease: "30ms" });
+    await client.leave();
+    const record = await ended(idempotency);
+    expect(record).toMatchObject({ state: "held" });
+    expect(record?.reason).toContain("response-broken");
+  });
+
+  test("a handler that is at work yet, or answers by a callback, is waited for", async () => {
+    const late: Record<string, NodeHandler> = {
+      "after four leases": async (request, response) => {
+        await gone(request);
+        await new Promise((resolve) => setTimeout(resolve, 120));
+        response.end("late");
+      },
+      "by a callback": (request, response) => {
+        void gone(request).then(() => setTimeout(() => response.end("late"), 15));
+      },
+    };
+    for (const handler of Object.values(late)) {
+      const { client, idempotency, post } = await abandoned(handler, { lease: "30ms" });
+      await client.leave();
+      expect(await ended(idempotency)).toMatchObject({ state: "completed" });
+      expect((await post("body")).body.toString()).toBe("late");
+    }
+  });
+
   test("a pipeline that is told so is held, not released", async () => {
     const { client, post, errors } = await abandoned(
       async (_, response) => {
