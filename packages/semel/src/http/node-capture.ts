@@ -179,6 +179,8 @@ class Capture implements CapturedResponse {
   #streaming = false;
   /** The headers of that head, without those of middleware that changes what is written, as compression. */
   #headersStreamed: [string, string][] = [];
+  /** `writeHead()` was called. */
+  #hasHead = false;
   /** `end()` was called: the answer is whole. */
   #ended = false;
   /** The client is gone; the handler is not told before it is done (SM-23). */
@@ -236,6 +238,7 @@ class Capture implements CapturedResponse {
   ): void {
     const response = this.#response;
     if (this.#ended || this.#streaming) return;
+    this.#hasHead = true;
     response.statusCode = checkedStatus(status);
     if (typeof reason === "string") setReason(response, reason);
     assertSendableReason(response);
@@ -253,6 +256,7 @@ class Capture implements CapturedResponse {
   reset(): void {
     const response = this.#response;
     this.#ended = false;
+    this.#hasHead = false;
     this.#chunks = [];
     this.#text = undefined;
     this.#length = 0;
@@ -295,8 +299,20 @@ class Capture implements CapturedResponse {
     return this.#original.emit.apply(this.#response, event);
   }
 
+  /**
+   * Lets middleware between the capture and the handler add its headers, such as a cookie: it waits for the
+   * head that Node writes by itself, through what is by now the response's `writeHead`.
+   */
+  #completeHead(): void {
+    const response = this.#response;
+    if (this.#hasHead || response.writeHead === METHODS.writeHead) return;
+    this.#hasHead = true;
+    response.writeHead(response.statusCode);
+  }
+
   #startStreaming(): void {
     if (this.#streaming) return;
+    this.#completeHead();
     this.#exchange.isByHandler = true;
     const response = this.#response;
     const status = checkedStatus(response.statusCode);
@@ -352,6 +368,7 @@ class Capture implements CapturedResponse {
     const isWholeText = isText && encoding === undefined && this.#length === 0;
     const bytes =
       isWholeText || chunk === undefined || chunk === null ? undefined : toBytes(chunk, encoding);
+    if (!this.#streaming) this.#completeHead();
     checkedStatus(this.#response.statusCode);
     assertSendableReason(this.#response);
     this.#ended = true;

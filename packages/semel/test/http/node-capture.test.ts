@@ -181,6 +181,37 @@ describe("heads", () => {
     }
   });
 
+  const ENDINGS: Record<string, (response: ServerResponse) => unknown> = {
+    "an end": (response) => response.end("done"),
+    "a write": (response) => {
+      response.write("do");
+      response.end("ne");
+    },
+    flushing: (response) => {
+      response.flushHeaders();
+      response.end("done");
+    },
+    writeHead: (response) => response.writeHead(200, { ETag: '"1"' }).end("done"),
+  };
+  for (const [how, end] of Object.entries(ENDINGS)) {
+    test(`by middleware that waits for them are sent, where ${how} is what makes them`, async () => {
+      let heads = 0;
+      const reply = await twice((_, response) => {
+        // As `on-headers` does it, and with that sessions in cookies.
+        const { writeHead } = response;
+        response.writeHead = function wrapped(...given: unknown[]) {
+          if (heads++ === 0)
+            this.setHeader("Set-Cookie", "a=1").setHeader("Content-Language", "de");
+          return Reflect.apply(writeHead, this, given);
+        };
+        end(response);
+      });
+      expect(field(reply, "set-cookie")).toBe("a=1");
+      expect(field(reply.replay, "content-language")).toBe("de");
+      expect(heads).toBe(1);
+    });
+  }
+
   test("of a handler that failed do not describe the answer to its failure", async () => {
     const { post } = await serving((_, response) => {
       response.writeHead(201, { "Content-Length": 3, "Content-Encoding": "gzip", ETag: '"1"' });
