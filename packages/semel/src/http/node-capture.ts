@@ -191,6 +191,8 @@ class Capture implements CapturedResponse {
   #gaveUp = false;
   #cancelGrace: (() => void) | undefined;
   #unqueue: () => void = nothing;
+  /** The response was destroyed when it was whole, before it could leave. */
+  #destruction: { error: Error | undefined } | undefined;
   /** The response is the application's again. */
   #over = false;
   /** The bytes that complete a declared length, which wait for the record. */
@@ -282,6 +284,11 @@ class Capture implements CapturedResponse {
   destroy(error: Error | undefined): void {
     if (!this.#clientGone && isQueuedInVain(this.#response, error)) {
       this.#closed();
+      return;
+    }
+    if (this.#ended && !this.#over && !this.#clientGone) {
+      // What has been answered leaves before the connection goes, as it would if nobody recorded it.
+      this.#destruction = { error };
       return;
     }
     if (!this.#ended) void this.#breakOff(error);
@@ -442,6 +449,7 @@ class Capture implements CapturedResponse {
       if (this.#clientGone) this.#announceClose();
       else if (this.#streaming) this.#endStream(answer, end);
       else this.#leave(answer, made, reason, end);
+      if (this.#destruction && !this.#clientGone) response.destroy(this.#destruction.error);
     } catch (error) {
       // What can still fail is writing a head that Node refuses.
       this.#uninstall();

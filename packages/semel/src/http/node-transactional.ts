@@ -48,7 +48,7 @@ export async function answerInTransaction<Request, Transaction>(
   handle: (transaction: Transaction) => unknown,
   { assertRepeatable = () => assertUnread(message, facts), deliver }: TransactionalAnswering = {},
 ): Promise<void> {
-  const asked = await layer.identify(incomingRequest(message, facts));
+  const asked = await layer.identify(incomingRequest(message, response, facts));
   if (asked.kind === "respond") return sendInTurn(message, response, asked.response);
   // The client left while its body was read. Nothing ran.
   if (response.destroyed || hasLeft(message)) return;

@@ -520,6 +520,37 @@ describe("connections that are not answered", () => {
     expect(runs()).toBe(0);
   });
 
+  test("an answer that is whole leaves before its response is destroyed", async () => {
+    for (const isStream of [false, true]) {
+      const { post, runs } = await serving((_, response) => {
+        response.setHeader("Content-Length", 4);
+        if (isStream) response.write("do");
+        response.end(isStream ? "ne" : "done");
+        response.destroy();
+      });
+      const first = await post();
+      expect(first.body.toString()).toBe("done");
+      expect(field(await post(), "idempotency-status")).toBe("replayed");
+      expect(runs()).toBe(1);
+    }
+  });
+
+  test("a client that waits to be told so is told to send its body, once", async () => {
+    const { server, port } = await serving(async (request, response) => {
+      response.writeContinue();
+      response.end(Buffer.concat(await request.toArray()));
+    });
+    server.on("checkContinue", server.listeners("request")[0] as never);
+    const client = await RawClient.connect(port);
+    const head = requestText("/", { "Idempotency-Key": "k", Expect: "100-continue" }, "body");
+    client.write(head.slice(0, -"body".length));
+    await client.receives("HTTP/1.1 100 Continue");
+    client.write("body");
+    await client.receives("\r\n\r\nbody");
+    expect(client.text.match(/100 Continue/g)).toHaveLength(1);
+    client.socket.destroy();
+  });
+
   test("a handler that destroys its response is released", async () => {
     const { post, runs } = await serving((_, response) => {
       response.destroy();
