@@ -437,8 +437,7 @@ class Capture implements CapturedResponse {
       const reason = reasonOf(response);
       const headers = this.#streaming ? this.#headersStreamed : headersOf(response);
       const made = { status, headers, body };
-      // The mark of `connect-timeout`: it answers with an error, and the handler knows nothing of that.
-      if ((response.req as { timedout?: boolean }).timedout) this.#exchange.isHandling = true;
+      if ((response.req as { timedout?: boolean }).timedout) this.#timedOut();
       const loss = this.#endWithoutResult(status);
       const isLost = loss !== undefined;
       if (isLost) await loss;
@@ -455,6 +454,12 @@ class Capture implements CapturedResponse {
       this.#uninstall();
       breakOff(this.#response, error as Error);
     }
+  }
+
+  /** By the mark of `connect-timeout`: an error handler has answered, and the handler is at work. */
+  #timedOut(): void {
+    this.#exchange.isHandling = true;
+    this.#exchange.isByHandler = false;
   }
 
   #endStream(answer: Answer, end: End): void {
