@@ -164,15 +164,15 @@ async function prepare(
     ? await identify(settings, request, idempotency, signal)
     : { key: undefined, firstSent: undefined };
   const { fetch } = settings;
+  // Bytes are gone when they have been sent, on Node 20, and a redirect that keeps the method sends them again.
+  const sent = hasBody ? { body: new Blob([body as Uint8Array<ArrayBuffer>]) } : {};
   return {
     subject: { method, url, key: identity.key, operation },
     firstSent: identity.firstSent,
     isRepeatable: true,
     isBuffered: isKeyed && !idempotency.stream,
-    send: async (signal) => {
-      const sent = hasBody ? { body: body as Uint8Array<ArrayBuffer> } : {};
-      return fetch(input, { ...init, ...sent, headers: new Headers(headers), signal });
-    },
+    send: async (signal) =>
+      fetch(input, { ...init, ...sent, headers: new Headers(headers), signal }),
   };
 }
 

@@ -14,7 +14,14 @@ import type { Idempotency } from "../engine/idempotency.ts";
 import { BodyTooLarge, InvalidOption, NotApplied, StoreUnavailable } from "../errors.ts";
 import type { Body } from "../http/body-fingerprint.ts";
 import { Exchange, HttpLayer, type HttpOperation } from "../http/exchange.ts";
-import { discardBody, hasBody, hasLeft, isConsumed, peekBody } from "../http/node-body.ts";
+import {
+  bodyLeft,
+  discardBody,
+  hasBody,
+  hasLeft,
+  isConsumed,
+  peekBody,
+} from "../http/node-body.ts";
 import { captureResponse } from "../http/node-capture.ts";
 import { headerLines } from "../http/node-exchange.ts";
 import { assertSendableReason, isBeyondAscii } from "../http/node-headers.ts";
@@ -329,7 +336,7 @@ async function bodyOf({ raw, body }: FastifyRequestLike, bytesMax: number): Prom
   }
   // Left to the handler, as multipart uploads are.
   if (!isConsumed(raw)) return { bytes: await peekBody(raw, bytesMax) };
-  return { parsed: body };
+  return bodyLeft(raw, body ?? undefined);
 }
 
 const NOTHING = new Uint8Array(0);

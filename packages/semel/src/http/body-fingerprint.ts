@@ -8,8 +8,16 @@ import { canonicalForm } from "../canonical-form.ts";
 import { InvalidOption } from "../errors.ts";
 import { type FingerprintSelection, fingerprinter, joined, labelled } from "../fingerprint.ts";
 
-/** A request body: its bytes, or what a body parser left of it. */
-export type Body = { bytes: Uint8Array } | { parsed: unknown };
+/** A request body: its bytes, or what a body parser left of it, and what a parser of uploads left beside that. */
+export type Body = { bytes: Uint8Array } | { parsed: unknown; files?: readonly UploadedFile[] };
+
+/** A file as `multer` leaves it: in memory, or on a disk, where it has no bytes. */
+export interface UploadedFile {
+  fieldname?: unknown;
+  originalname?: unknown;
+  mimetype?: unknown;
+  buffer?: unknown;
+}
 
 export interface RequestLine {
   method: string;
@@ -69,7 +77,7 @@ function hasParts(content: unknown): boolean {
 
 /** What counts of a body. Its tag says what it is, so that bytes never look like anything else. */
 interface Content {
-  tag: "b" | "p" | "j" | "s";
+  tag: "b" | "p" | "f" | "j" | "s";
   data: string | Uint8Array;
 }
 
@@ -116,7 +124,17 @@ function asSent(body: Body): Content {
   // The bytes are gone: a parser before us kept only this.
   const sent = "bytes" in body ? body.bytes : body.parsed;
   if (sent instanceof Uint8Array) return { tag: "b", data: sent };
+  const files = "bytes" in body ? undefined : body.files;
+  if (files) return { tag: "f", data: canonicalForm([sent, files.map(contentOf)]) };
   return { tag: "p", data: canonicalForm(sent) };
+}
+
+/** @throws {InvalidOption} for a file that is not in memory */
+function contentOf({ fieldname, originalname, mimetype, buffer }: UploadedFile): unknown[] {
+  if (buffer instanceof Uint8Array) return [fieldname, originalname, mimetype, buffer];
+  throw new InvalidOption(
+    "An upload was parsed to files on a disk before idempotent(), and its bytes are not there to be compared: mount idempotent() before what parses uploads, keep them in memory, or choose by `fingerprint` which fields count",
+  );
 }
 
 function asJson(body: Body, mediaType: string): Content {

@@ -18,6 +18,7 @@ import type { Step } from "../engine/step.ts";
 import {
   AttemptSuperseded,
   type ErrorCode,
+  InvalidOption,
   isSemelError,
   KeyInvalid,
   KeyMissing,
@@ -145,9 +146,9 @@ export class HttpLayer<Request> {
     }
   }
 
-  /** Of what has not run yet. @throws what is not Semel's own */
+  /** Of what has not run yet. @throws what is not Semel's own, or what the application has to hear of */
   #refusal(error: unknown): Extract<Decision, { kind: "respond" }> {
-    if (!isSemelError(error)) throw error;
+    if (!isSemelError(error) || error instanceof InvalidOption) throw error;
     return { kind: "respond", response: this.problem(error, { nothingRan: true }) };
   }
 
@@ -262,8 +263,7 @@ const REPLAYED = [
 /** A request that runs: it ends by its response, or by the handler's failure. */
 export class Exchange implements HttpOperation {
   readonly isBuffered = false;
-  /** The handler is at work, where its adapter knows when it ends. */
-  isHandling = false;
+  isHandling: boolean | undefined = undefined;
   isByHandler = false;
   readonly #layer: HttpLayer<never>;
   readonly #idempotency: Idempotency;
@@ -450,7 +450,7 @@ export class Exchange implements HttpOperation {
 
   /** Whether the key could run again while its handler is still at work: somebody else gave it up. */
   #isPremature({ kind }: AttemptEnd | Leave): boolean {
-    return kind === "release" && this.isHandling && this.#declared === undefined;
+    return kind === "release" && this.isHandling === true && this.#declared === undefined;
   }
 
   /** A handler that has answered by itself has ended with this turn. Nobody knows what another one does yet. */

@@ -3,7 +3,8 @@
 
 import { EventEmitter } from "node:events";
 import type { IncomingMessage } from "node:http";
-import { BodyIncomplete, BodyTooLarge } from "../errors.ts";
+import { BodyIncomplete, BodyTooLarge, InvalidOption } from "../errors.ts";
+import type { Body } from "./body-fingerprint.ts";
 
 /** Whether the request announces a body (RFC 9112 §6.3, RFC 9113 §8.1). */
 export function hasBody(request: IncomingMessage): boolean {
@@ -38,6 +39,31 @@ function isWhole(request: IncomingMessage): boolean {
 /** Whether somebody already read the body, or began to. */
 export function isConsumed(request: IncomingMessage): boolean {
   return request.readableDidRead || request.readableEnded;
+}
+
+/** Whether somebody reads the body already, or will as soon as it comes. */
+export function isTaken(request: IncomingMessage): boolean {
+  if (isConsumed(request) || request.readableFlowing === true) return true;
+  return request.listenerCount("data") > 0 || request.listenerCount("readable") > 0;
+}
+
+/**
+ * What is left of a body that was read before.
+ *
+ * @param parsed what a parser made of it
+ * @param rawBody its bytes, or its text, where somebody has kept them
+ * @throws {InvalidOption} when nothing is left: bodies that differ would look the same
+ */
+export function bodyLeft(request: IncomingMessage, parsed: unknown, rawBody?: unknown): Body {
+  // What is being read is not whole yet.
+  if (request.readableEnded) {
+    if (rawBody instanceof Uint8Array) return { bytes: rawBody };
+    if (typeof rawBody === "string") return { bytes: Buffer.from(rawBody) };
+    if (parsed !== undefined) return { parsed };
+  }
+  throw new InvalidOption(
+    "Something before idempotent() reads the request's body, or listens to it, and leaves neither its bytes or text as `req.rawBody` nor a parsed `req.body`, so that requests cannot be told apart: mount idempotent() before it, or have it leave one of them before it goes on",
+  );
 }
 
 /**

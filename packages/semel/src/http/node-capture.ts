@@ -31,8 +31,8 @@ type HeadersArgument = OutgoingHttpHeaders | OutgoingHttpHeader[];
 export interface ResponseTaker {
   /** Nothing leaves before the end, and what was made can be made again. */
   readonly isBuffered: boolean;
-  /** The handler is at work, where it is known when it ends. */
-  isHandling: boolean;
+  /** Whether the handler is at work; `undefined` where nobody knows when it ends. */
+  isHandling: boolean | undefined;
   /** It is the handler that answers, and not a time limit outside: it streams, or waits until it has answered. */
   isByHandler: boolean;
   /** How long a handler may go on when the client is gone. */
@@ -179,6 +179,8 @@ class Capture implements CapturedResponse {
   #streaming = false;
   /** The headers of that head, without those of middleware that changes what is written, as compression. */
   #headersStreamed: [string, string][] = [];
+  /** `writeHead()` was called. */
+  #hasHead = false;
   /** `end()` was called: the answer is whole. */
   #ended = false;
   /** The client is gone; the handler is not told before it is done (SM-23). */
@@ -189,6 +191,8 @@ class Capture implements CapturedResponse {
   #gaveUp = false;
   #cancelGrace: (() => void) | undefined;
   #unqueue: () => void = nothing;
+  /** The response was destroyed when it was whole, before it could leave. */
+  #destruction: { error: Error | undefined } | undefined;
   /** The response is the application's again. */
   #over = false;
   /** The bytes that complete a declared length, which wait for the record. */
@@ -236,6 +240,7 @@ class Capture implements CapturedResponse {
   ): void {
     const response = this.#response;
     if (this.#ended || this.#streaming) return;
+    this.#hasHead = true;
     response.statusCode = checkedStatus(status);
     if (typeof reason === "string") setReason(response, reason);
     assertSendableReason(response);
@@ -253,6 +258,7 @@ class Capture implements CapturedResponse {
   reset(): void {
     const response = this.#response;
     this.#ended = false;
+    this.#hasHead = false;
     this.#chunks = [];
     this.#text = undefined;
     this.#length = 0;
@@ -280,6 +286,11 @@ class Capture implements CapturedResponse {
       this.#closed();
       return;
     }
+    if (this.#ended && !this.#over && !this.#clientGone) {
+      // What has been answered leaves before the connection goes, as it would if nobody recorded it.
+      this.#destruction = { error };
+      return;
+    }
     if (!this.#ended) void this.#breakOff(error);
     if (isHttp2(this.#response.req)) breakOff(this.#response, error);
     else this.#original.destroy.call(this.#response, error);
@@ -295,8 +306,20 @@ class Capture implements CapturedResponse {
     return this.#original.emit.apply(this.#response, event);
   }
 
+  /**
+   * Lets middleware between the capture and the handler add its headers, such as a cookie: it waits for the
+   * head that Node writes by itself, through what is by now the response's `writeHead`.
+   */
+  #completeHead(): void {
+    const response = this.#response;
+    if (this.#hasHead || response.writeHead === METHODS.writeHead) return;
+    this.#hasHead = true;
+    response.writeHead(response.statusCode);
+  }
+
   #startStreaming(): void {
     if (this.#streaming) return;
+    this.#completeHead();
     this.#exchange.isByHandler = true;
     const response = this.#response;
     const status = checkedStatus(response.statusCode);
@@ -352,6 +375,7 @@ class Capture implements CapturedResponse {
     const isWholeText = isText && encoding === undefined && this.#length === 0;
     const bytes =
       isWholeText || chunk === undefined || chunk === null ? undefined : toBytes(chunk, encoding);
+    if (!this.#streaming) this.#completeHead();
     checkedStatus(this.#response.statusCode);
     assertSendableReason(this.#response);
     this.#ended = true;
@@ -413,8 +437,7 @@ class Capture implements CapturedResponse {
       const reason = reasonOf(response);
       const headers = this.#streaming ? this.#headersStreamed : headersOf(response);
       const made = { status, headers, body };
-      // The mark of `connect-timeout`: it answers with an error, and the handler knows nothing of that.
-      if ((response.req as { timedout?: boolean }).timedout) this.#exchange.isHandling = true;
+      if ((response.req as { timedout?: boolean }).timedout) this.#timedOut();
       const loss = this.#endWithoutResult(status);
       const isLost = loss !== undefined;
       if (isLost) await loss;
@@ -425,11 +448,18 @@ class Capture implements CapturedResponse {
       if (this.#clientGone) this.#announceClose();
       else if (this.#streaming) this.#endStream(answer, end);
       else this.#leave(answer, made, reason, end);
+      if (this.#destruction && !this.#clientGone) response.destroy(this.#destruction.error);
     } catch (error) {
       // What can still fail is writing a head that Node refuses.
       this.#uninstall();
       breakOff(this.#response, error as Error);
     }
+  }
+
+  /** By the mark of `connect-timeout`: an error handler has answered, and the handler is at work. */
+  #timedOut(): void {
+    this.#exchange.isHandling = true;
+    this.#exchange.isByHandler = false;
   }
 
   #endStream(answer: Answer, end: End): void {
@@ -500,15 +530,35 @@ class Capture implements CapturedResponse {
     this.#bodyLost = response.req.readableLength > 0;
     if (this.#ended) return;
     if (this.#streaming) this.#startGrace();
+    else this.#awaitHandler(0);
     // The connection will not drain any more; whoever waits for that goes on.
     process.nextTick(() => {
       if (!this.#ended) this.#original.emit.call(response, "drain");
     });
   }
 
+  /**
+   * A handler that saw its client leave may never answer, and its key would be in progress for ever. One that
+   * is at work is waited for; one that has returned may answer yet, by a callback.
+   */
+  #awaitHandler(leases: number): void {
+    this.#cancelGrace = systemClock.schedule(this.#exchange.leaseMs, () => {
+      if (this.#ended) return;
+      const { isHandling } = this.#exchange;
+      if (isHandling || leases < (isHandling === false ? 1 : UNKNOWN_LEASES)) {
+        this.#awaitHandler(isHandling ? 0 : leases + 1);
+        return;
+      }
+      this.#gaveUp = true;
+      this.#announceClose();
+      if (!this.#ended) void this.#breakOff(undefined);
+    });
+  }
+
   /** Endless streams must learn that nobody listens. One that began and never ends is no result. */
   #startGrace(): void {
     const { leaseMs } = this.#exchange;
+    this.#cancelGrace?.();
     this.#cancelGrace = systemClock.schedule(leaseMs, () => {
       if (this.#ended) return;
       this.#gaveUp = true;
@@ -558,6 +608,9 @@ interface End {
   encoding: BufferEncoding | undefined;
   callback: Callback | undefined;
 }
+
+/** For how long a handler is waited for whose client has left, where nobody knows whether it is at work. */
+const UNKNOWN_LEASES = 9;
 
 const LOST: Answer = { headers: [] };
 

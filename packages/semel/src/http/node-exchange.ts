@@ -3,10 +3,10 @@
 
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { InvalidOption, KeyInvalid, NotApplied } from "../errors.ts";
-import type { Body } from "./body-fingerprint.ts";
+import type { Body, UploadedFile } from "./body-fingerprint.ts";
 import type { Exchange, HttpLayer, IncomingRequest } from "./exchange.ts";
 import { shareInlineCaches } from "./hidden-class.ts";
-import { discardBody, hasBody, hasLeft, isConsumed, peekBody } from "./node-body.ts";
+import { bodyLeft, discardBody, hasBody, hasLeft, isTaken, peekBody } from "./node-body.ts";
 import { captureResponse } from "./node-capture.ts";
 import { sendResponse } from "./node-headers.ts";
 import { operationOf, setOperation } from "./operation-of.ts";
@@ -35,7 +35,7 @@ export async function admitNodeRequest<Request>(
   response: ServerResponse,
   facts: NodeRequest<Request>,
 ): Promise<"answered" | "pass" | Exchange> {
-  const incoming = incomingRequest(message, facts);
+  const incoming = incomingRequest(message, response, facts);
   const decision = await layer.decide(incoming);
   if (decision.kind === "pass") return "pass";
   shareInlineCaches(message, response);
@@ -67,12 +67,13 @@ export async function admitNodeRequest<Request>(
  */
 export function incomingRequest<Request>(
   message: IncomingMessage,
+  response: ServerResponse,
   facts: NodeRequest<Request>,
 ): IncomingRequest<Request> {
   if (operationOf(message) !== undefined) {
     throw new InvalidOption("`idempotent()` is mounted twice for this request; keep one of them");
   }
-  return new IncomingNodeRequest(message, facts);
+  return new IncomingNodeRequest(message, response, facts);
 }
 
 class IncomingNodeRequest<Request> implements IncomingRequest<Request> {
@@ -80,13 +81,15 @@ class IncomingNodeRequest<Request> implements IncomingRequest<Request> {
   readonly method: string;
   readonly target: string;
   readonly #message: IncomingMessage;
+  readonly #response: ServerResponse;
   readonly #facts: NodeRequest<Request>;
 
-  constructor(message: IncomingMessage, facts: NodeRequest<Request>) {
+  constructor(message: IncomingMessage, response: ServerResponse, facts: NodeRequest<Request>) {
     this.request = facts.request;
     this.method = message.method ?? "GET";
     this.target = facts.target;
     this.#message = message;
+    this.#response = response;
     this.#facts = facts;
   }
 
@@ -97,15 +100,35 @@ class IncomingNodeRequest<Request> implements IncomingRequest<Request> {
   body(bytesMax: number): Body | Promise<Body> {
     const message = this.#message;
     if (!hasBody(message)) return { bytes: NOTHING };
-    if (!isConsumed(message)) {
+    if (!isTaken(message)) {
       const bytes = peekBody(message, bytesMax);
-      return bytes instanceof Promise ? bytes.then((bytes) => ({ bytes })) : { bytes };
+      if (!(bytes instanceof Promise)) return { bytes };
+      if (message.headers.expect !== undefined) inviteBody(message, this.#response);
+      return bytes.then((bytes) => ({ bytes }));
     }
     // Verification hooks of body parsers keep the exact bytes here.
     const { rawBody } = message as { rawBody?: unknown };
-    if (rawBody instanceof Uint8Array) return { bytes: rawBody };
-    return { parsed: this.#facts.parsedBody() };
+    const left = bodyLeft(message, this.#facts.parsedBody(), rawBody);
+    const files = filesOf(message);
+    return "bytes" in left || files.length === 0 ? left : { ...left, files };
   }
+}
+
+/**
+ * Tells a client that waits to be told so to send its body (RFC 9110 §10.1.1): a listener of `checkContinue` has to
+ * do it, and would be called when the body is there. It may do it again.
+ */
+function inviteBody({ headers }: IncomingMessage, response: ServerResponse): void {
+  const { _sent100: isInvited } = response as { _sent100?: boolean };
+  if (isInvited !== false || headers.expect?.toLowerCase() !== "100-continue") return;
+  response.writeContinue();
+  response.writeContinue = (callback) => callback && process.nextTick(callback);
+}
+
+/** What `multer` has left beside the fields of a form: one file, a list of them, or lists by name. */
+function filesOf(message: object): UploadedFile[] {
+  const { file, files } = message as { file?: UploadedFile; files?: object };
+  return [file ?? [], Object.values(files ?? {})].flat(2);
 }
 
 /** Sends a response that no handler made. */

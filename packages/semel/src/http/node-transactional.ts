@@ -48,7 +48,7 @@ export async function answerInTransaction<Request, Transaction>(
   handle: (transaction: Transaction) => unknown,
   { assertRepeatable = () => assertUnread(message, facts), deliver }: TransactionalAnswering = {},
 ): Promise<void> {
-  const asked = await layer.identify(incomingRequest(message, facts));
+  const asked = await layer.identify(incomingRequest(message, response, facts));
   if (asked.kind === "respond") return sendInTurn(message, response, asked.response);
   // The client left while its body was read. Nothing ran.
   if (response.destroyed || hasLeft(message)) return;
@@ -101,7 +101,8 @@ class BufferedTaker implements ResponseTaker {
   readonly leaseMs: number;
   readonly resultBytesMax = Number.POSITIVE_INFINITY;
   readonly failure = undefined;
-  isHandling = false;
+  /** Whoever waits for the response waits for a lease. */
+  isHandling = true;
   isByHandler = false;
   onFailed: (() => void) | undefined;
   readonly #response: ServerResponse;

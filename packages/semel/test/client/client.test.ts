@@ -278,6 +278,36 @@ describe("bodies", () => {
 });
 
 describe("answers", () => {
+  test.each([307, 308])(
+    "to a redirect by %i get the same body at the new place",
+    async (status) => {
+      const bodies: [NonNullable<RequestInit["body"]>, string | undefined][] = [
+        ["1200", "text/plain;charset=UTF-8"],
+        [new TextEncoder().encode("1200"), undefined],
+        [new Blob(["1200"], { type: "text/x-order" }), "text/x-order"],
+      ];
+      for (const [body, type] of bodies) {
+        const service = await paymentService({
+          front: (request, response) => {
+            if (request.url !== "/old") return false;
+            request
+              .resume()
+              .on("end", () => response.writeHead(status, { location: "/new" }).end());
+            return true;
+          },
+        });
+        const old = new URL("/old", service.url);
+        const response = await createClient()(old, { method: "POST", body });
+        expect(response.status).toBe(201);
+        expect(service.payments).toEqual(["1200"]);
+        for (const { headers } of service.seen) {
+          expect(headers["content-type"]).toBe(type);
+          expect(headers["content-length"]).toBe("4");
+        }
+      }
+    },
+  );
+
   test("are those of fetch: status, headers, URL, body; also 204 and redirects", async () => {
     const service = await paymentService({
       answer: (response, body) => {

@@ -155,6 +155,77 @@ for (const [name, express] of Object.entries(MAJORS)) {
       });
     }
 
+    /** Serves a route behind middleware that reads the body, and posts bodies to it under one key. */
+    async function reading(read: (request: express5.Request) => Promise<unknown> | undefined) {
+      const idempotency = new Idempotency({ store: memoryStore() });
+      const errors: { code?: string }[] = [];
+      const app = express();
+      let runs = 0;
+      app.use((request, _response, next) => {
+        Promise.resolve(read(request)).then(() => next(), next);
+      });
+      app.post("/", idempotent<express5.Request>(idempotency, { scope: "shared" }), (_, response) =>
+        response.json(++runs),
+      );
+      app.use(((error, _request, response, _next) => {
+        errors.push(error);
+        response.status(500).end();
+      }) as express5.ErrorRequestHandler);
+      served = await listen(app);
+      const { port } = served;
+      const post = (body: string | Uint8Array[]) =>
+        send(port, { path: "/", headers: { "idempotency-key": "k" }, body });
+      return { post, errors, runs: () => runs };
+    }
+
+    const PARSERS: Record<string, (request: express5.Request) => Promise<unknown>> = {
+      "bytes of which are kept": async (request) => {
+        Object.assign(request, { rawBody: Buffer.concat(await request.toArray()) });
+      },
+      "text of which is kept": async (request) => {
+        request.setEncoding("utf8");
+        Object.assign(request, { rawBody: (await request.toArray()).join("") });
+      },
+      "files of which are kept in memory": async (request) => {
+        const buffer = Buffer.concat(await request.toArray());
+        // As `multer` leaves them.
+        const file = { fieldname: "f", originalname: "a", mimetype: "text/plain", buffer };
+        Object.assign(request, { body: {}, files: { f: [file] } });
+      },
+    };
+    for (const [what, read] of Object.entries(PARSERS)) {
+      test(`HTTP-5: requests are told apart that are read before, the ${what}`, async () => {
+        const { post, runs } = await reading(read);
+        expect((await post("one")).status).toBe(200);
+        expect((await post("two")).status).toBe(422);
+        expect(field(await post("one"), "idempotency-status")).toBe("replayed");
+        expect(runs()).toBe(1);
+      });
+    }
+
+    const TAPS: Record<string, (request: express5.Request) => Promise<unknown> | undefined> = {
+      "is read and not kept": (request) => request.toArray(),
+      "is listened to": (request) => void request.on("data", () => {}),
+      "is listened to, what has come of it being kept": (request) => {
+        Object.assign(request, { rawBody: "" }).on("data", () => {});
+        return undefined;
+      },
+      "is put on a disk": async (request) => {
+        await request.toArray();
+        Object.assign(request, { body: {}, file: { fieldname: "f", path: "/tmp/random" } });
+      },
+    };
+    for (const [what, read] of Object.entries(TAPS)) {
+      test(`HTTP-5: a request whose body ${what} is refused, and the application is told`, async () => {
+        const { post, errors, runs } = await reading(read);
+        for (const body of ["one", [Buffer.from("o"), Buffer.from("ne")]]) {
+          expect((await post(body)).status).toBe(500);
+          expect(errors.pop()).toMatchObject({ code: "option-invalid" });
+        }
+        expect(runs()).toBe(0);
+      });
+    }
+
     test("several handlers of one route run once in all", async () => {
       const seen: string[] = [];
       const post = await serving((app, guard) => {

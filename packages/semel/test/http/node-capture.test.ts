@@ -181,6 +181,37 @@ describe("heads", () => {
     }
   });
 
+  const ENDINGS: Record<string, (response: ServerResponse) => unknown> = {
+    "an end": (response) => response.end("done"),
+    "a write": (response) => {
+      response.write("do");
+      response.end("ne");
+    },
+    flushing: (response) => {
+      response.flushHeaders();
+      response.end("done");
+    },
+    writeHead: (response) => response.writeHead(200, { ETag: '"1"' }).end("done"),
+  };
+  for (const [how, end] of Object.entries(ENDINGS)) {
+    test(`by middleware that waits for them are sent, where ${how} is what makes them`, async () => {
+      let heads = 0;
+      const reply = await twice((_, response) => {
+        // As `on-headers` does it, and with that sessions in cookies.
+        const { writeHead } = response;
+        response.writeHead = function wrapped(...given: unknown[]) {
+          if (heads++ === 0)
+            this.setHeader("Set-Cookie", "a=1").setHeader("Content-Language", "de");
+          return Reflect.apply(writeHead, this, given);
+        };
+        end(response);
+      });
+      expect(field(reply, "set-cookie")).toBe("a=1");
+      expect(field(reply.replay, "content-language")).toBe("de");
+      expect(heads).toBe(1);
+    });
+  }
+
   test("of a handler that failed do not describe the answer to its failure", async () => {
     const { post } = await serving((_, response) => {
       response.writeHead(201, { "Content-Length": 3, "Content-Encoding": "gzip", ETag: '"1"' });
@@ -361,6 +392,43 @@ describe("clients that left", () => {
     expect((await idempotency.get({ key: "k" }))?.reason).toContain("response-broken");
   });
 
+  /** The record of an operation that is in progress no more. */
+  async function ended(idempotency: Idempotency) {
+    for (let tries = 0; tries < 1_000; tries++) {
+      const record = await idempotency.get({ key: "k" });
+      if (record?.state !== "running") return record;
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+    throw new Error("it is in progress for ever");
+  }
+
+  test("a handler that sees it and never answers does not keep its key busy", async () => {
+    const { client, idempotency } = await abandoned(gone, { lease: "30ms" });
+    await client.leave();
+    const record = await ended(idempotency);
+    expect(record).toMatchObject({ state: "held" });
+    expect(record?.reason).toContain("response-broken");
+  });
+
+  test("a handler that is at work yet, or answers by a callback, is waited for", async () => {
+    const late: Record<string, NodeHandler> = {
+      "after four leases": async (request, response) => {
+        await gone(request);
+        await new Promise((resolve) => setTimeout(resolve, 120));
+        response.end("late");
+      },
+      "by a callback": (request, response) => {
+        void gone(request).then(() => setTimeout(() => response.end("late"), 15));
+      },
+    };
+    for (const handler of Object.values(late)) {
+      const { client, idempotency, post } = await abandoned(handler, { lease: "30ms" });
+      await client.leave();
+      expect(await ended(idempotency)).toMatchObject({ state: "completed" });
+      expect((await post("body")).body.toString()).toBe("late");
+    }
+  });
+
   test("a pipeline that is told so is held, not released", async () => {
     const { client, post, errors } = await abandoned(
       async (_, response) => {
@@ -450,6 +518,37 @@ describe("connections that are not answered", () => {
     await client.ended();
     expect(client.text).toContain("raw bytes");
     expect(runs()).toBe(0);
+  });
+
+  test("an answer that is whole leaves before its response is destroyed", async () => {
+    for (const isStream of [false, true]) {
+      const { post, runs } = await serving((_, response) => {
+        response.setHeader("Content-Length", 4);
+        if (isStream) response.write("do");
+        response.end(isStream ? "ne" : "done");
+        response.destroy();
+      });
+      const first = await post();
+      expect(first.body.toString()).toBe("done");
+      expect(field(await post(), "idempotency-status")).toBe("replayed");
+      expect(runs()).toBe(1);
+    }
+  });
+
+  test("a client that waits to be told so is told to send its body, once", async () => {
+    const { server, port } = await serving(async (request, response) => {
+      response.writeContinue();
+      response.end(Buffer.concat(await request.toArray()));
+    });
+    server.on("checkContinue", server.listeners("request")[0] as never);
+    const client = await RawClient.connect(port);
+    const head = requestText("/", { "Idempotency-Key": "k", Expect: "100-continue" }, "body");
+    client.write(head.slice(0, -"body".length));
+    await client.receives("HTTP/1.1 100 Continue");
+    client.write("body");
+    await client.receives("\r\n\r\nbody");
+    expect(client.text.match(/100 Continue/g)).toHaveLength(1);
+    client.socket.destroy();
   });
 
   test("a handler that destroys its response is released", async () => {
