@@ -63,11 +63,11 @@ import { type WebhookOptions } from "semel/webhooks";
 type Unset<Options> = {
   [Name in keyof Options as {} extends Pick<Options, Name> ? Name : never]: undefined;
 };
-/** Whether all that need not be given may be undefined. */
+/** Whether all that need not be given may be undefined. A scope must not be: it would be somebody's who is not known. */
 type May<Options> = Unset<Options> extends Partial<Options> ? true : keyof Unset<Options>;
 
 export const may: [
-  May<IdempotencyOptions>, May<RunRequest>, May<HttpOptions<Request>>, May<ClientOptions>,
+  May<IdempotencyOptions>, May<Omit<RunRequest, "scope">>, May<HttpOptions<Request>>, May<ClientOptions>,
   May<FastifyOptions>, May<MemoryStoreOptions>, May<JetStreamOptions<object>>,
   May<PostgresStoreOptions>, May<RedisStoreOptions>, May<SqliteStoreOptions>,
   May<ToolOptions<object, never, object>>, May<WebhookOptions>,
