@@ -118,7 +118,7 @@ export class Fixture {
   /** The functions of the store, in whatever schema. */
   async functions(): Promise<string[]> {
     const { rows } = await this.admin.query(
-      "SELECT oid::regprocedure::text AS name FROM pg_proc WHERE starts_with(proname, $1)",
+      "SELECT oid::regprocedure::text AS name FROM pg_proc WHERE starts_with(proname, $1) ORDER BY 1",
       [this.table],
     );
     return rows.map(({ name }) => name);

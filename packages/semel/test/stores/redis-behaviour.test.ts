@@ -160,10 +160,13 @@ describe.skipIf(missing)(titled("redisStore", missing), () => {
       const { client, store } = await fresh();
       await complete(store, claimOf("done"));
       await acquire(store, claimOf("busy"));
-      const offset = async () => /master_repl_offset:\d+/.exec(String(await send(client, "info")));
-      const size = async () =>
-        /aof_current_size:(\d+)/.exec(String(await send(client, "info")))![1];
-      await offset();
+      const written = async () =>
+        /aof_buffer_length:0\b/.test(String(await send(client, "info", "persistence")));
+      const size = async () => {
+        // While it is being synchronised, what is to be written waits.
+        await expect.poll(written, { timeout: 20_000 }).toBe(true);
+        return /aof_current_size:(\d+)/.exec(String(await send(client, "info")))![1];
+      };
       const before = await size();
       await store.begin(claimOf("done"));
       await store.begin(claimOf("busy"));

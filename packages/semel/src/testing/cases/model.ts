@@ -106,7 +106,11 @@ class Life {
     const dice = this.#random();
     if (dice < 0.6) return latest;
     if (dice < 0.8) return this.#pick([...this.#tokens, latest]);
-    if (dice < 0.9) return { ...latest, attempt: latest.attempt + this.#pick([-1, 1]) };
+    if (dice < 0.9) {
+      // What was given back is of attempt 0, and there is no number before that.
+      const attempt = Math.max(0, latest.attempt + this.#pick([-1, 1]));
+      return { ...latest, attempt };
+    }
     return { ...latest, owner: this.#pick([...this.#claims, this.#origin]).owner };
   }
 
