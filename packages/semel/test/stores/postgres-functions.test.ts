@@ -126,6 +126,22 @@ describe.skipIf(missing)(`postgresStore and its functions${missing}`, () => {
     }
   });
 
+  it("SM-23b: takes a completed record without its result for damaged, alone and among others", async () => {
+    const store = await fixture.store();
+    const { admin, records } = fixture;
+    const [damaged, whole] = [claimOf(), claimOf()];
+    for (const claim of [damaged, whole])
+      await store.settle(completion(await acquire(store, claim)));
+    await admin.query(`UPDATE ${records} SET result = NULL WHERE id = $1`, [damaged.id]);
+    const unreadable = { code: "record-unreadable" };
+    await expect(store.begin(duplicateOf(damaged))).rejects.toMatchObject(unreadable);
+    const [one, other] = await Promise.allSettled(
+      [damaged, whole].map((claim) => store.begin(duplicateOf(claim))),
+    );
+    expect(one).toMatchObject({ status: "rejected", reason: unreadable });
+    expect(other).toMatchObject({ value: { kind: "done" } });
+  });
+
   it("are what is printed", async () => {
     const { admin, table } = fixture;
     for (const sql of postgresMigrations(table)) await admin.query(sql);
