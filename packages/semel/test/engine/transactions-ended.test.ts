@@ -93,6 +93,18 @@ describe.each([pgBackend, postgresJsBackend])("$name", (backend) => {
     expect(await stage.skus()).toEqual(end.startsWith("COMMIT") ? ["lamp"] : []);
   });
 
+  test("an effect is not recorded in another transaction, or in none", async () => {
+    for (const end of ["ROLLBACK", "COMMIT AND CHAIN"]) {
+      const ended = idempotency.transaction({ key: end }, async (transaction, { effect }) => {
+        await client.insert(transaction, "lamp");
+        await send(transaction, end);
+        await effect("mail", "sold");
+      });
+      expect(await failure(ended)).toMatchObject(UNUSABLE);
+    }
+    expect((await idempotency.effects.list()).items).toEqual([]);
+  });
+
   test("a step that was a transaction is not saved", async () => {
     for (const end of ["ROLLBACK", "ROLLBACK AND CHAIN"]) {
       const ended = idempotency.run({ key: end }, ({ step }) =>

@@ -148,6 +148,8 @@ export function transactionsOf(
 
     async enqueue(executor, items, { dueInMs } = { dueInMs: 0 }) {
       assertAdding(items, { dueInMs });
+      const { mark } = executor as Partial<TransactionExecutor>;
+      if (mark !== undefined) await assertMarked(executor, mark);
       const adding = { id: items[0]!.operation, items, dueInMs };
       await ask(executor, sql.enqueue, addParameters([adding], null));
     },
